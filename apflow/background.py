@@ -1,0 +1,269 @@
+"""Runs in the background: submitted ones, and interrupted ones that are taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import logging
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from apflow import portal
+from apflow.context import RunState
+from apflow.definition import known
+from apflow.durability.ownership import is_gone
+from apflow.durability.retry import BackoffStrategy, RetryPolicy
+from apflow.errors import ApflowError, RunError, SerializationError, StorageError
+
+if TYPE_CHECKING:
+    from apflow.call import Call, CallNext
+    from apflow.durability.rows import RunRow
+    from apflow.options import Options, TaskDefinition
+    from apflow.run import Run
+    from apflow.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+#: How long interrupted runs get to hand themselves back, beyond what a plain function may take to notice.
+HAND_BACK_SECONDS = 5.0
+
+
+class Slots:
+    """How many background roots run at once, over all event loops."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
+
+    async def layer(self, call: Call, call_next: CallNext) -> Any:
+        """Hold a slot while the rest of the onion runs."""
+        await self._acquire()
+        try:
+            return await call_next(call)
+        finally:
+            self._release()
+
+    async def _acquire(self) -> None:
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                return
+            turn: Future[None] = Future()
+            self._waiting.append(turn)
+        try:
+            await asyncio.wrap_future(turn)
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        with self._lock:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(None)
+                    return
+            self._free += 1
+
+
+class Background:
+    """What one runtime runs in the background."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._slots = Slots(runtime.concurrency)
+        self._live: dict[str, tuple[RunState, Future[Any]]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._recovering = threading.Lock()
+        self._unreadable: set[str] = set()
+
+    def start(self, call: Call, loop: asyncio.AbstractEventLoop | None = None) -> Run[Any]:
+        """Run a call whose row is stored already, and return its handle.
+
+        Args:
+            call: What to run.
+            loop: Where the function of an async task runs; None is the loop of this thread.
+        """
+        from apflow.run import Run
+
+        state = call.state
+        outcome = self._runtime.recorder.claims.watch(state)
+        assert outcome is not None
+        self._runtime.keeper.hold(state)
+        self._live[state.id] = (state, outcome)
+        outcome.add_done_callback(lambda _: self._live.pop(state.id, None))
+        work = self._guarded(call)
+        if state.definition.colour in ("sync", "stream"):
+            state.bodies = portal.OwnThread()
+            loop = portal.portal.loop()
+        here = portal.running_loop()
+        state.loop = loop or here
+        if loop is None or loop is here:
+            assert here is not None
+            task = here.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            portal.Spawned(loop, work, contextvars.copy_context())
+        return Run(self._runtime, state.id, state.definition, state=state, outcome=outcome)
+
+    def join(self, run_id: str, definition: TaskDefinition | None) -> Run[Any]:
+        """Return a handle of a run that somebody runs, here or elsewhere."""
+        from apflow.run import Run
+
+        held = self._runtime.keeper.held.get(run_id)
+        outcome = None if held is None else self._runtime.recorder.claims.watch(held)
+        return Run(self._runtime, run_id, definition, state=held, outcome=outcome)
+
+    async def _guarded(self, call: Call) -> None:
+        """Send the call through the onion; its error belongs to whoever awaits the handle."""
+        from apflow.submission import run_collected
+
+        try:
+            await run_collected(call, self._slots.layer if call.state.parent is None else None)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            logger.info("run %s of task %s ended with %s", call.state.id, call.task.name, type(error).__name__)
+
+    # -- taking over -----------------------------------------------------------------------------------------
+
+    def recover_from_thread(self) -> None:
+        """Look whether anything can be taken over, and have the portal do it."""
+        rows = self._runtime.recorder.rows
+        if any(self._takes(row) for row in rows.open_blocking(accepted_only=True)):
+            portal.Spawned(portal.portal.loop(), self.recover(everything=False), contextvars.Context())
+
+    async def recover(self, *, everything: bool) -> list[Run[Any]]:
+        """Take over what is interrupted and known here."""
+        if not self._recovering.acquire(blocking=False):
+            return []
+        try:
+            rows = await self._runtime.recorder.rows.open(accepted_only=not everything)
+            taken = [await self._take_over(row) for row in rows if self._takes(row)]
+        finally:
+            self._recovering.release()
+        return [run for run in taken if run is not None]
+
+    def _takes(self, row: RunRow) -> bool:
+        """Whether nobody holds the run and this process knows its task."""
+        if row.id in self._runtime.keeper.held or row.id in self._unreadable:
+            return False
+        return (row.interrupted or is_gone(row.owner)) and self.definition_of(row) is not None
+
+    def definition_of(self, row: RunRow) -> TaskDefinition | None:
+        """Return the task of a run, if this process has it: same name and origin, or same explicit name."""
+        claimed = self._runtime.task_named(row.name)
+        for definition in [claimed] if claimed is not None else reversed(known(row.name)):
+            same = definition.origin == row.origin or (definition.named and row.named)
+            if same and definition.version == row.task_version:
+                return definition
+        return None
+
+    async def _take_over(self, row: RunRow) -> Run[Any] | None:
+        try:
+            return await self.carry_on(row, new_allowance=False)
+        except SerializationError as error:
+            self._unreadable.add(row.id)
+            logger.warning("run %s cannot be taken over: its arguments cannot be read (%s)", row.id, error.path)
+        except (RunError, StorageError) as error:
+            logger.warning("run %s was not taken over: %s", row.id, type(error).__name__)
+        return None
+
+    async def carry_on(self, row: RunRow, *, new_allowance: bool) -> Run[Any] | None:
+        """Take a run over and run it here; None when somebody was faster.
+
+        Raises:
+            ApflowError: This process does not know its task.
+        """
+        from apflow.calls import as_call
+
+        state = self._state_of(row)
+        if not await self._runtime.recorder.claims.take(state, row, new_allowance=new_allowance):
+            return None
+        return self.start(as_call(state), self._loop_for_bodies())
+
+    def _state_of(self, row: RunRow) -> RunState:
+        definition = self.definition_of(row)
+        if definition is None:
+            raise ApflowError(
+                f"run {row.id}: this process does not know task {row.name!r} of {row.origin} in version "
+                f"{row.task_version!r}; import its module first, or give the task an explicit name="
+            )
+        self._runtime.claim_name(definition)
+        state = RunState(
+            definition,
+            _options_of(definition.options, row),
+            self._runtime,
+            definition.codec.load_arguments(row.inputs),
+            None,
+            owned=True,
+            user=row.user,
+        )
+        state.id, state.root_id = row.id, row.root_id
+        state.inputs, state.checkpoint, state.taken_over = row.inputs, row.checkpoint, True
+        state.run_key, state.key, state.fingerprint = row.run_key, row.key, row.fingerprint
+        return state
+
+    def _loop_for_bodies(self) -> asyncio.AbstractEventLoop:
+        home = self._runtime.home
+        if home is not None and home.is_running():
+            return home
+        here = portal.running_loop()
+        if here is not None and not portal.portal.is_current():
+            return here
+        return portal.worker.loop()
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what was submitted here, then hand back what is left."""
+        own = self._hand_back_taken_over()
+        await _wait(own, seconds)
+        await _wait(self._interrupt(), self._runtime.shutdown_seconds + HAND_BACK_SECONDS)
+
+    def drain_blocking(self, seconds: float) -> None:
+        """Do what `drain` does, from plain code."""
+        concurrent.futures.wait(self._hand_back_taken_over(), seconds)
+        concurrent.futures.wait(self._interrupt(), self._runtime.shutdown_seconds + HAND_BACK_SECONDS)
+
+    def _hand_back_taken_over(self) -> list[Future[Any]]:
+        own: list[Future[Any]] = []
+        for state, outcome in list(self._live.values()):
+            if state.taken_over:
+                state.stop("interrupted")
+            elif state.loop is None or not state.loop.is_closed():
+                own.append(outcome)
+        return own
+
+    def _interrupt(self) -> list[Future[Any]]:
+        left = [one for one in list(self._live.values()) if one[0].loop is None or not one[0].loop.is_closed()]
+        for state, _ in left:
+            state.stop("interrupted")
+        return [outcome for _, outcome in left]
+
+
+async def _wait(outcomes: list[Future[Any]], seconds: float) -> None:
+    waiting = [asyncio.wrap_future(outcome) for outcome in outcomes]
+    if waiting:
+        done, _ = await asyncio.wait(waiting, timeout=seconds)
+        for future in done:
+            if not future.cancelled():
+                future.exception()
+
+
+def _options_of(options: Options, row: RunRow) -> Options:
+    """Return the task's options with what the original call had changed."""
+    stored = dict(row.options)
+    if stored.get("retry"):
+        retry = dict(stored["retry"])
+        retry["backoff_strategy"] = BackoffStrategy(retry["backoff_strategy"])
+        former = options.retry
+        stored["retry"] = RetryPolicy(**retry, retry_on=None if former is None else former.retry_on)
+    return replace(options, user=row.user, overrides=frozenset(row.options), **stored)

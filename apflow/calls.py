@@ -1,0 +1,147 @@
+"""Calling a task: from its arguments through the onion to its function."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from apflow import portal
+from apflow.call import Call, compose
+from apflow.context import RunState, current_state
+from apflow.durability import replay
+from apflow.durability.circuit_breaker import breaker_layer
+from apflow.durability.retry import retry_layer
+from apflow.durability.timeout import finish_body, timeout_layer
+from apflow.runtime import runtime_for
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from apflow.call import CallNext, Middleware
+    from apflow.options import Options, TaskDefinition
+    from apflow.runtime import Runtime
+
+
+def prepare(
+    definition: TaskDefinition,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    owned: bool = False,
+) -> Call:
+    """Return the call of a task with its arguments bound, as part of the current run if there is one.
+
+    Args:
+        definition: The task.
+        options: What governs the call.
+        args: Positional arguments.
+        kwargs: Arguments by name.
+        owned: The run has an owner of its own even inside another run: it was submitted.
+
+    Raises:
+        TypeError: The arguments do not fit the function.
+        SerializationError: One of them cannot be stored.
+        RunCancelledError: The current run has to stop, so it cannot start anything more.
+        RuntimeClosedError: The runtime was left.
+    """
+    parent = current_state()
+    if parent is not None:
+        if options.runtime is not None and options.runtime is not parent.runtime:
+            parent = None
+        else:
+            parent.check_alive()
+    runtime = parent.runtime if parent is not None else runtime_for(options)
+    runtime.claim_name(definition)
+    state = RunState(
+        definition,
+        options,
+        runtime,
+        definition.codec.bind(args, kwargs),
+        parent,
+        owned=owned or options.key is not None,
+        user=options.user or (parent.user if parent is not None else runtime.user),
+    )
+    replay.identify(state, submitted=owned)
+    return as_call(state)
+
+
+def as_call(state: RunState) -> Call:
+    """Return what the middleware of a run gets to see."""
+    model = state.arguments.get("model")
+    return Call(
+        task=state.definition,
+        arguments=state.arguments,
+        options=state.options,
+        run_id=state.id,
+        attempt=state.attempt,
+        user=state.user,
+        model=model if isinstance(model, str) else None,
+        state=state,
+    )
+
+
+def onion(runtime: Runtime, call: Call, endpoint: CallNext, slot: Middleware | None = None) -> Awaitable[Any]:
+    """Send a call through the layers: record, breaker, the runtime's middleware, the task's, retry, timeout.
+
+    A background root waits for its slot right inside record, so that its lease is held meanwhile.
+    """
+    options = call.options
+    layers: list[Middleware] = [runtime.recorder.layer]
+    if slot is not None:
+        layers.append(slot)
+    if options.breaker is not None:
+        layers.append(breaker_layer(runtime.breakers))
+    layers += runtime.middleware
+    layers += options.middleware
+    if options.retry is not None:
+        layers.append(retry_layer(runtime.clock))
+    if options.timeout is not None:
+        layers.append(timeout_layer)
+    return compose(layers, endpoint)(call)
+
+
+async def run_async(call: Call) -> Any:
+    """Send the call of an async task through the onion, on the running loop."""
+    runtime = call.state.runtime
+    await runtime.ready()
+    return await onion(runtime, call, _await_function)
+
+
+async def _await_function(call: Call) -> Any:
+    args, kwargs = call.task.codec.call_with(call.arguments)
+    return await call.task.fn(*args, **kwargs)
+
+
+async def run_sync(call: Call) -> Any:
+    """Send the call of a plain task through the onion, on the portal's loop; its body runs elsewhere."""
+    runtime = call.state.runtime
+    await runtime.ready()
+    return await onion(runtime, call, _run_body)
+
+
+async def _run_body(call: Call) -> Any:
+    args, kwargs = call.task.codec.call_with(call.arguments)
+    return await run_body(call, functools.partial(call.task.fn, *args, **kwargs))
+
+
+async def run_body(call: Call, body: Callable[[], Any]) -> Any:
+    """Run a plain function's body on the thread that is meant for it."""
+    state = call.state
+    job = portal.Job(body)
+    state.bodies.start(job)
+    return await finish_body(state, job.future, state.runtime.shutdown_seconds)
+
+
+async def call_async(
+    definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Call an async task and return its result."""
+    return await run_async(prepare(definition, options, args, kwargs))
+
+
+def call_sync(definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Call a plain task and return its result."""
+    call = prepare(definition, options, args, kwargs)
+    thread = call.state.bodies = portal.CallerThread()
+    return thread.wait(portal.start_on_portal(run_sync(call)))

@@ -1,0 +1,338 @@
+"""The current run: `current()` and what a task's function can ask of it."""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apflow.errors import OutsideRunError, RunCancelledError, RunEndedError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Coroutine, Generator, Mapping
+    from concurrent.futures import Future
+    from datetime import datetime
+
+    from apflow.options import Options, TaskDefinition
+    from apflow.runtime import Runtime
+    from apflow.storage.serialize import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run says it is: `done` of `total`, and a message for people."""
+
+    done: float
+    total: float
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Memos:
+    """What earlier lives of a run left in the database, by the id of the child run.
+
+    Attributes:
+        completed: Results as JSON text.
+        open: `(attempts used up, time of the next one)` of children that had not ended.
+        owned: Children with an owner of their own: they were submitted.
+    """
+
+    completed: dict[str, str | None]
+    open: dict[str, tuple[int, datetime | None]]
+    owned: set[str]
+
+
+class RunRecorder(Protocol):
+    """What a run asks of the layer that stores it."""
+
+    async def begin_attempt(self, state: RunState, attempt: int) -> None: ...
+
+    async def attempt_failed(self, state: RunState, attempt: int, error: Exception, delay: float) -> None: ...
+
+    async def save_checkpoint(self, state: RunState, data: dict[str, Any], step: str | None) -> None: ...
+
+    async def save_progress(self, state: RunState, fraction: float) -> None: ...
+
+
+class RunState:
+    """apflow's own record of one run in this process. Everything here is private to apflow.
+
+    Attributes:
+        owned: The nearest run above, or this one, that has a row with an owner and an epoch: what this run
+            writes is fenced on it.
+        stored: Whether the run has a row.
+        counters: How often a child with a certain fingerprint was called in this attempt.
+        stopping: Why its function has to stop, once it has to.
+    """
+
+    # Defaults stand in the class: most runs change few of them, and each costs time in every call.
+    accepted = False
+    attempt = 1
+    attempts_allowed_from = 0
+    attempts_done = 0
+    bodies: Any = None
+    body_left_running = False
+    body_told_to_stop = False
+    cancel_sent = False
+    encoded: Encoded | None = None
+    ended = False
+    epoch = 1
+    fingerprint: str | None = None
+    first_delay = 0.0
+    items_streamed = False
+    key: str | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    memo_id: str | None = None
+    memos: Memos | None = None
+    progress: Progress | None = None
+    restored: dict[str, Any] | None = None
+    run_key: str | None = None
+    saved: dict[str, Any] | None = None
+    settled = False
+    started_at: Any = None
+    stopping: str | None = None
+    stored = False
+    taken_over = False
+    task: asyncio.Task[Any] | None = None
+
+    def __init__(
+        self,
+        definition: TaskDefinition,
+        options: Options,
+        runtime: Runtime,
+        arguments: Mapping[str, Any],
+        parent: RunState | None,
+        *,
+        owned: bool,
+        user: str | None,
+    ) -> None:
+        self.definition, self.options, self.runtime, self.arguments = definition, options, runtime, arguments
+        self.parent, self.user, self.generation = parent, user, _generation
+        self.id = self.root_id = self.inputs = ""
+        self.checkpoint: bool = bool(options.checkpoint)
+        if parent is None:
+            self.owned = self
+        else:
+            self.owned = self if owned else parent.owned
+            self.root_id = parent.root_id
+            if options.checkpoint is None:
+                self.checkpoint = parent.checkpoint
+            if parent.memos is not None:
+                self.memos = parent.memos
+        self.counters: dict[str, int] = {}
+        if options.key is not None:
+            self.key = options.key
+        if self.owned is self:
+            self.open_children: set[str] = set()
+            self.waiters: list[Future[Any]] = []
+
+    @property
+    def recorder(self) -> RunRecorder:
+        """What stores it."""
+        return self.runtime.recorder
+
+    async def begin_attempt(self, attempt: int) -> None:
+        """Get ready for an attempt: no child has been called in it."""
+        await self.recorder.begin_attempt(self, attempt)
+
+    async def attempt_failed(self, attempt: int, error: Exception, delay: float) -> None:
+        """Store that an attempt failed and that the next one begins in `delay` seconds."""
+        await self.recorder.attempt_failed(self, attempt, error, delay)
+
+    def stop(self, reason: str) -> None:
+        """Make the function stop: a coroutine is cancelled, a plain function sees `ctx.cancelled`.
+
+        Args:
+            reason: `"cancelled"`, `"fenced"`, `"timeout"` or `"interrupted"`; the first one counts.
+        """
+        if self.stopping is None:
+            self.stopping = reason
+            if self.loop is not None and not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._cancel_function)
+
+    def _cancel_function(self) -> None:
+        """Cancel the task that runs the function, if it still does: afterwards that task is somebody else's."""
+        if self.task is not None and not self.ended:
+            self.cancel_sent = True
+            self.task.cancel()
+
+    def stopped(self) -> str | None:
+        """Return why this run or one above it has to stop, or None."""
+        state: RunState | None = self
+        while state is not None:
+            if state.stopping is not None:
+                return state.stopping
+            if state.body_told_to_stop:
+                return "timeout"
+            # A submitted run goes on without its parent.
+            state = None if state.accepted else state.parent
+        return None
+
+    def check_alive(self) -> None:
+        """Refuse new work for a run that has ended or has to stop.
+
+        Raises:
+            RunEndedError: Its function has returned.
+            RunCancelledError: It was told to stop.
+        """
+        if self.ended:
+            raise RunEndedError(self.id)
+        reason = self.stopped()
+        if reason is not None:
+            raise RunCancelledError(self.id, f"has to stop ({reason}); it cannot start anything more")
+
+
+_current: ContextVar[RunState | None] = ContextVar("apflow_run", default=None)
+_generation = 0
+
+
+def _after_fork() -> None:
+    """Forget the parent's run: it is not this process that runs it."""
+    global _generation  # noqa: PLW0603 - one number for the process
+    _generation += 1
+    _current.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def current_state() -> RunState | None:
+    """Return the run that this code belongs to, or None."""
+    state = _current.get()
+    if state is not None and state.generation != _generation:
+        return None
+    return state
+
+
+def current() -> RunContext:
+    """Return the run that this code belongs to.
+
+    Raises:
+        OutsideRunError: There is none.
+    """
+    state = current_state()
+    if state is None:
+        raise OutsideRunError("apflow.current()")
+    return RunContext(state)
+
+
+class RunContext:
+    """What a task's function can know of its run and tell about it."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def __repr__(self) -> str:
+        return f"<apflow.RunContext {self.name} {self.task_id} attempt {self.attempt}>"
+
+    @property
+    def task_id(self) -> str:
+        """Id of the run, a row of `apflow_tasks`."""
+        return self._state.id
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self._state.definition.name
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first try, counted over restarts."""
+        return self._state.attempt
+
+    @property
+    def user(self) -> str | None:
+        """Id of the user on whose behalf it runs."""
+        return self._state.user
+
+    @property
+    def model(self) -> str | None:
+        """The argument named `model`, when the function has one."""
+        model = self._state.arguments.get("model")
+        return model if isinstance(model, str) else None
+
+    @property
+    def idempotency_key(self) -> str:
+        """A word that stays the same over attempts and restarts of this run, to hand to other services.
+
+        For a child run this needs a parent with `checkpoint=True`.
+        """
+        return self._state.id
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the function should stop: cancelled, timed out, taken over or shut down."""
+        return self._state.stopped() is not None
+
+    @property
+    def restored(self) -> dict[str, Any] | None:
+        """The state given to the latest `checkpoint()` of an earlier attempt or life of this run, or None."""
+        return self._state.restored
+
+    def checkpoint(self, state: dict[str, Any], step: str | None = None) -> Awaitable[None]:
+        """Store `state`, so that `ctx.restored` has it when this run is retried or resumed.
+
+        Await it. In a plain function it is stored when this returns, and there is nothing to await.
+
+        Args:
+            state: A JSON object. It replaces what an earlier call stored.
+            step: A name for people.
+
+        Raises:
+            TypeError: `state` is not a dict.
+            ValueError: It is not JSON.
+            FencedError: Another process owns this run now.
+            RunCancelledError: The run has to stop.
+        """
+        self._state.check_alive()
+        return self._now_or_awaited(self._state.recorder.save_checkpoint(self._state, state, step))
+
+    def progress(self, done: float, total: float, message: str = "") -> Awaitable[None]:
+        """Tell how far the run is. Await it, except in a plain function.
+
+        Args:
+            done: What is done, from 0 to `total`.
+            total: What there is to do, above 0.
+            message: For people; it is kept by the handle of a run in this process, not in the database.
+
+        Raises:
+            ValueError: The numbers make no fraction.
+        """
+        if not (total > 0 and 0 <= done <= total):
+            raise ValueError(f"progress needs 0 <= done <= total and total > 0, got {done} of {total}")
+        self._state.progress = Progress(done, total, message)
+        return self._now_or_awaited(self._state.recorder.save_progress(self._state, done / total))
+
+    def _now_or_awaited(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:
+        if self._state.definition.colour in ("async", "async_stream"):
+            return work
+        from apflow import portal
+
+        portal.run_blocking(work)
+        return _DONE
+
+
+class _Done:
+    """Something awaitable that is done already."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+_DONE = _Done()
+
+
+def checkpoint(state: dict[str, Any], step: str | None = None) -> Awaitable[None]:
+    """Store `state` for the current run. See `RunContext.checkpoint`."""
+    return current().checkpoint(state, step)
+
+
+def progress(done: float, total: float, message: str = "") -> Awaitable[None]:
+    """Tell how far the current run is. See `RunContext.progress`."""
+    return current().progress(done, total, message)

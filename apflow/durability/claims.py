@@ -1,0 +1,277 @@
+"""Getting hold of a run: insert it, join it, or take it over."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from apflow.durability import checkpoint, replay
+from apflow.durability.ownership import is_gone
+from apflow.durability.rows import attempts_per_allowance, owned_params
+from apflow.errors import (
+    KeyConflictError,
+    RecoveryLimitError,
+    RunCancelledError,
+    RunFailedError,
+    RunInterruptedError,
+    RunNotFoundError,
+)
+from apflow.storage.statements import lease_params
+
+if TYPE_CHECKING:
+    from apflow.context import RunState
+    from apflow.durability.recording import Recorder
+    from apflow.durability.rows import RunRow
+    from apflow.storage.store import Tx
+
+#: A waiter looks at the row at least this often, in case a notification got lost or the owner died.
+LOOK_SECONDS = 1.0
+_LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The run is finished: its result as JSON text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The run is running, here or elsewhere, and the caller did not want to wait for it."""
+
+    run_id: str
+
+
+class Claims:
+    """Decides who runs a run. Part of the recorder."""
+
+    def __init__(self, recorder: Recorder, recovery_limit: int) -> None:
+        self._recorder = recorder
+        self._store = recorder.store
+        self._recovery_limit = recovery_limit
+
+    # -- a call ----------------------------------------------------------------------------------------------
+
+    async def open(self, state: RunState, *, wait: bool) -> Replayed | Joined | None:
+        """Store the start of a run, or find the one that is there already.
+
+        Returns:
+            None when the run is ours and its function has to run; `Replayed` when it is finished; `Joined` when
+            somebody runs it and `wait` is False.
+
+        Raises:
+            KeyConflictError: The key was used with other arguments.
+            RunCancelledError: The run was cancelled.
+            RunFailedError: We waited for it, and it failed in another process.
+        """
+        params = owned_params(self._store, state, self._recorder.owner, self._recorder.lease_seconds)
+        while True:
+            if await self._store.write(functools.partial(self._insert, params), single=True):
+                state.stored = True
+                return None
+            row = await self._existing(state)
+            if row is None:
+                continue
+            outcome: Any = await self._settle_with(state, row, wait=wait)
+            if outcome is not _TRY_AGAIN:
+                return cast("Replayed | Joined | None", outcome)
+
+    def _insert(self, params: dict[str, Any], tx: Tx) -> bool:
+        if tx.execute(self._recorder.statements.insert_owned, params) == 1:
+            return True
+        row = tx.row("SELECT owner, epoch, created_at FROM apflow_tasks WHERE id = :id", params)
+        return row is not None and row == (params["owner"], params["epoch"], params["created_at"])
+
+    async def _existing(self, state: RunState) -> RunRow | None:
+        if state.run_key is not None:
+            return await self._recorder.rows.by_key(state.run_key)
+        return await self._recorder.rows.get(state.id)
+
+    async def _settle_with(self, state: RunState, row: RunRow, *, wait: bool) -> Any:
+        """Decide about a run that exists. Returns what `open` returns, or `_TRY_AGAIN`."""
+        if row.fingerprint is not None and state.fingerprint is not None and row.fingerprint != state.fingerprint:
+            raise KeyConflictError(row.id, "this key was used before with other arguments; choose another key")
+        if row.status == "completed":
+            state.id = row.id
+            return Replayed(row.result or "null")
+        if row.status == "cancelled":
+            raise RunCancelledError(row.id)
+        if row.status == "failed" or row.interrupted or is_gone(row.owner):
+            return None if await self.take(state, row, new_allowance=True) else _TRY_AGAIN
+        if not wait:
+            state.id = row.id
+            return Joined(row.id)
+        ended = await self.wait_for_end(row.id)
+        if ended is None or ended.status == "in_progress":
+            return _TRY_AGAIN
+        if ended.status == "failed":
+            raise failed_elsewhere(ended)
+        return _TRY_AGAIN
+
+    # -- taking over -----------------------------------------------------------------------------------------
+
+    async def take(self, state: RunState, row: RunRow, *, new_allowance: bool) -> bool:
+        """Take a run over that nobody holds, and load what its earlier lives left; False when somebody was faster.
+
+        Raises:
+            RecoveryLimitError: It took its processes down too often; it is stored as failed.
+        """
+        state.id, state.root_id, state.stored = row.id, row.root_id, True
+        state.accepted = state.accepted or row.accepted
+        state.epoch = (row.epoch or 0) + 1
+        state.attempts_done, state.attempt = row.attempt_count, row.attempt_count + 1
+        per_allowance = attempts_per_allowance(state) - state.attempts_allowed_from
+        state.attempts_allowed_from = row.attempt_count if new_allowance else max(0, row.max_attempts - per_allowance)
+        recoveries, recovered_at = await self._recoveries(row)
+        params = lease_params(self._store, self._recorder.lease_seconds) | {
+            "id": row.id,
+            "owner": self._recorder.owner,
+            "accepted": state.accepted,
+            "max_attempts": attempts_per_allowance(state),
+            "recoveries": recoveries,
+            "recovered_at": None if recovered_at is None else self._store.timestamp(recovered_at),
+            "seen_epoch": row.epoch,
+            "seen_status": row.status,
+            "dead_owner": row.owner if is_gone(row.owner) else None,
+            "epoch": state.epoch,
+        }
+        if not await self._store.write(functools.partial(self._claim_in, params)):
+            state.stored = False
+            return False
+        if recoveries > self._recovery_limit:
+            await self._give_up(state, recoveries)
+        await self._load(state, row, new_allowance=new_allowance)
+        return True
+
+    def _claim_in(self, params: dict[str, Any], tx: Tx) -> bool:
+        if tx.execute(self._recorder.statements.claim, params) == 1:
+            return True
+        row = tx.row("SELECT owner, epoch FROM apflow_tasks WHERE id = :id", params)
+        return row == (params["owner"], params["epoch"])
+
+    async def _recoveries(self, row: RunRow) -> tuple[int, datetime | None]:
+        """Count takeovers from dead owners since the last progress. An orderly hand-back leaves no lease."""
+        if row.status != "in_progress" or row.lease_expires_at is None:
+            return (row.recoveries if row.status == "in_progress" else 0), row.recovered_at
+        now = self._store.clock.now()
+        if row.recovered_at is None or await self._progressed(row):
+            return 1, now
+        return row.recoveries + 1, now
+
+    async def _progressed(self, row: RunRow) -> bool:
+        since = {"root": row.root_id, "id": row.id, "since": self._store.timestamp(row.recovered_at or _LONG_AGO)}
+        sql = (
+            "SELECT 1 FROM apflow_tasks WHERE (task_tree_id = :root AND id <> :id AND status = 'completed' "
+            "AND completed_at > :since) OR (id = :id AND checkpoint_at > :since) LIMIT 1"
+        )
+        return await self._store.read(lambda tx: tx.row(sql, since)) is not None
+
+    async def _give_up(self, state: RunState, recoveries: int) -> None:
+        error = RecoveryLimitError(
+            state.id,
+            f"its process died {recoveries} times without any progress, so it is not tried again; "
+            "find out what kills it, then call runs.resume()",
+        )
+        await self._recorder.writer.end(state, "failed", error=error)
+        raise error
+
+    async def _load(self, state: RunState, row: RunRow, *, new_allowance: bool) -> None:
+        """Read what the new life has to know, once the takeover is committed."""
+        if state.checkpoint:
+            state.memos = await replay.load_memos(self._store, state)
+            state.open_children = set(state.memos.open)
+        if row.checkpoint_at is not None:
+            state.saved = state.restored = await self.saved_state(row.id)
+        if not new_allowance:
+            state.first_delay = self.seconds_until(row.next_attempt_at)
+
+    async def saved_state(self, run_id: str) -> dict[str, Any] | None:
+        """Return the latest state that the run's function stored itself."""
+        return await self._store.read(lambda tx: checkpoint.load_in(tx, run_id, ignore_retry=True))
+
+    # -- waiting ---------------------------------------------------------------------------------------------
+
+    async def wait_for_end(self, run_id: str) -> RunRow | None:
+        """Return the run's row once it has ended, or once nobody holds it any more; None when it was deleted."""
+        seen: Any = None
+        try:
+            while True:
+                local = self._recorder.keeper.held.get(run_id)
+                if local is not None:
+                    await self._local_end(local)
+                seen = await self._store.changed(run_id, seen, LOOK_SECONDS)
+                row = await self._recorder.rows.get(run_id)
+                if row is None or row.status != "in_progress" or row.interrupted or is_gone(row.owner):
+                    return row
+        finally:
+            self._store.unwatch(run_id, seen)
+
+    async def _local_end(self, state: RunState) -> None:
+        """Wait for a run of this process.
+
+        Raises:
+            Exception: What it raised.
+        """
+        waiter = self.watch(state)
+        if waiter is None:
+            await asyncio.sleep(0)
+            return
+        try:
+            await asyncio.wrap_future(waiter)
+        except RunInterruptedError:
+            return
+
+    def watch(self, state: RunState) -> Future[Any] | None:
+        """Return a future of the run's result, or None when it has ended."""
+        with self._recorder.settling:
+            if state.settled:
+                return None
+            waiter: Future[Any] = Future()
+            state.waiters.append(waiter)
+            return waiter
+
+    async def result(self, run_id: str) -> RunRow:
+        """Wait for a run and return its row once it completed.
+
+        Raises:
+            RunFailedError: It failed in another process; in this process, its own exception.
+            RunCancelledError: It was cancelled.
+            RunInterruptedError: Nobody holds it and it has not ended.
+            RunNotFoundError: There is none.
+        """
+        row = await self.wait_for_end(run_id)
+        if row is None:
+            raise RunNotFoundError(run_id)
+        if row.status == "failed":
+            raise failed_elsewhere(row)
+        if row.status == "cancelled":
+            raise RunCancelledError(run_id)
+        if row.status != "completed":
+            raise RunInterruptedError(run_id)
+        return row
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def seconds_until(self, moment: datetime | None) -> float:
+        """Return the seconds from now to `moment`, at least 0."""
+        return 0.0 if moment is None else max(0.0, (moment - self._store.clock.now()).total_seconds())
+
+    @staticmethod
+    def after(moment: datetime, seconds: float) -> datetime:
+        """Return the moment `seconds` later."""
+        return moment + timedelta(seconds=seconds)
+
+
+def failed_elsewhere(row: RunRow) -> RunFailedError:
+    """Return the error of a run that failed in another process or in an earlier life."""
+    info = json.loads(row.error_info) if row.error_info else {}
+    return RunFailedError(row.id, info.get("type", "Exception"), info.get("message", row.error or ""))
+
+
+_TRY_AGAIN: Any = object()

@@ -1,0 +1,258 @@
+"""The record layer: what of a run is written, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from apflow.context import _current
+from apflow.durability import replay
+from apflow.durability.claims import Claims, Replayed
+from apflow.durability.rows import Rows
+from apflow.durability.writing import RunWriter, error_columns
+from apflow.errors import FencedError, RunCancelledError, RunInterruptedError
+from apflow.storage.statements import Statements
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from apflow.call import Call, CallNext
+    from apflow.context import RunState
+    from apflow.durability.ownership import LeaseKeeper
+    from apflow.storage.store import Store, Tx
+
+FRACTION_DIGITS = 2
+
+
+class Recorder:
+    """Stores the runs of one runtime; its `layer` is the outermost of the onion.
+
+    Args:
+        store: The database.
+        keeper: Keeps the leases of what runs here.
+        lease_seconds: How long a lease lives without renewal.
+        recovery_limit: Takeovers from dead owners without progress before a run is given up.
+    """
+
+    def __init__(self, store: Store, keeper: LeaseKeeper, lease_seconds: float, recovery_limit: int) -> None:
+        self.store = store
+        self.keeper = keeper
+        self.lease_seconds = lease_seconds
+        self.statements = Statements.of(store)
+        self.rows = Rows(store, self.statements)
+        self.writer = RunWriter(store, self.statements)
+        self.claims = Claims(self, recovery_limit)
+        self.settling = threading.Lock()
+
+    @property
+    def owner(self) -> str:
+        """The name under which this runtime holds leases."""
+        return self.keeper.owner
+
+    # -- the layer -------------------------------------------------------------------------------------------
+
+    async def layer(self, call: Call, call_next: CallNext) -> Any:
+        """Replay a run that is finished; else store its start, hold its lease, and store how it ended."""
+        if call.state.owned is call.state:
+            return await self._owned(call, call_next)
+        return await self._child(call, call_next)
+
+    async def _owned(self, call: Call, call_next: CallNext) -> Any:
+        state = call.state
+        if not state.stored:
+            replayed = await self.claims.open(state, wait=True)
+            if isinstance(replayed, Replayed):
+                return state.definition.codec.load_result(replayed.text)
+        self.keeper.hold(state)
+        try:
+            result = await self._run(call, call_next)
+        except BaseException as error:
+            await self._end_badly(state, error)
+            raise
+        finally:
+            self.keeper.drop(state)
+            if not state.settled:
+                self._settle(state, None, sys.exc_info()[1] or RunInterruptedError(state.id))
+        return result
+
+    async def _run(self, call: Call, call_next: CallNext) -> Any:
+        """Call the function and store its result.
+
+        Raises:
+            FencedError: Another process owns the run now.
+        """
+        state = call.state
+        state.task, state.loop = asyncio.current_task(), asyncio.get_running_loop()
+        if call.run_id != state.id or call.attempt != state.attempt:
+            call = replace(call, run_id=state.id, attempt=state.attempt)
+        if state.stopping is not None:
+            raise asyncio.CancelledError
+        token = _current.set(state)
+        try:
+            result = await call_next(call)
+        finally:
+            _current.reset(token)
+            state.ended = True
+        if state.cancel_sent:
+            await _absorb(state)
+        text = state.definition.codec.dump_result(result)
+        await self.writer.end(state, "completed", result=text)
+        if state.owned is state:
+            self._settle(state, result, None)
+        return result
+
+    async def _end_badly(self, state: RunState, error: BaseException) -> None:
+        """Store how a run ended that did not complete, and raise what its caller has to see instead of `error`."""
+        if state.cancel_sent and not isinstance(error, asyncio.CancelledError):
+            await _absorb(state)
+        reason = state.stopped() if isinstance(error, asyncio.CancelledError | RunCancelledError) else None
+        outcome = error
+        if isinstance(error, FencedError) or reason == "fenced":
+            outcome = error if isinstance(error, FencedError) else FencedError(state.id)
+            state.stopping = "fenced"
+        elif reason == "cancelled":
+            outcome = RunCancelledError(state.id)
+            await self.writer.end(state, "cancelled", error=outcome)
+        elif isinstance(error, Exception):
+            await self.writer.end(state, "failed", error=error)
+        else:
+            state.stopping = state.stopping or "interrupted"
+            outcome = RunInterruptedError(state.id)
+            await self.writer.release(state)
+        self._settle(state, None, outcome)
+        if outcome is error or isinstance(outcome, RunInterruptedError):
+            return
+        if isinstance(error, asyncio.CancelledError) and not _was_ours(state):
+            return
+        raise outcome from error
+
+    def _settle(self, state: RunState, result: Any, error: BaseException | None) -> None:
+        """Tell everybody in this process who waits for the run."""
+        with self.settling:
+            state.settled = True
+            waiters, state.waiters = state.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                if error is None:
+                    waiter.set_result(result)
+                else:
+                    waiter.set_exception(error)
+
+    # -- inline children -------------------------------------------------------------------------------------
+
+    async def _child(self, call: Call, call_next: CallNext) -> Any:
+        state = call.state
+        memos, known = state.memos, state.memo_id
+        if memos is not None and known is not None:
+            if known in memos.completed:
+                return state.definition.codec.load_result(memos.completed[known] or "null")
+            if known in memos.open:
+                await self._reopen(state, *memos.open[known])
+        state.started_at = self.store.timestamp(self.store.clock.now())
+        try:
+            return await self._run(call, call_next)
+        except Exception as error:
+            await self._child_failed(state, error)
+            raise
+        except asyncio.CancelledError as error:
+            if state.stopped() == "cancelled":
+                await self.writer.end(state, "cancelled", error=RunCancelledError(state.id))
+            state.stopping = state.stopping or "interrupted"
+            raise error from None
+
+    async def _child_failed(self, state: RunState, error: Exception) -> None:
+        if isinstance(error, FencedError) or state.stopped() == "fenced":
+            state.owned.stop("fenced")
+        elif isinstance(error, RunCancelledError) and state.stopped() is not None:
+            state.stopping = state.stopping or "interrupted"
+        else:
+            await self.writer.end(state, "failed", error=error)
+
+    async def _reopen(self, state: RunState, attempts_done: int, next_attempt_at: datetime | None) -> None:
+        """Continue a child of an earlier life where it stopped."""
+        state.stored = True
+        state.attempts_done = attempts_done
+        state.attempt = attempts_done + 1
+        state.first_delay = self.claims.seconds_until(next_attempt_at)
+        state.saved = state.restored = await self.claims.saved_state(state.id)
+
+    # -- what a run asks for -----------------------------------------------------------------------------------
+
+    async def begin_attempt(self, state: RunState, attempt: int) -> None:
+        """Forget which children were called; from the second attempt on, know which of them are finished."""
+        state.attempt = attempt
+        state.counters = {}
+        state.ended = False
+        if attempt > 1:
+            state.restored = state.saved
+            if state.checkpoint:
+                state.memos = await replay.load_memos(self.store, state)
+
+    async def attempt_failed(self, state: RunState, attempt: int, error: Exception, delay: float) -> None:
+        """Commit the failure together with the time of the next attempt."""
+        now = self.store.clock.now()
+        params = {
+            "id": state.id,
+            "epoch": state.epoch,
+            "now": self.store.timestamp(now),
+            "attempt_count": attempt,
+            "next_attempt_at": self.store.timestamp(self.claims.after(now, delay)),
+            **error_columns(error),
+        }
+        state.attempts_done = attempt
+        if state.owned is state:
+            sql = self.statements.attempt_owned
+            if await self.store.write(lambda tx: tx.execute(sql, params), single=True) != 1:
+                state.stop("fenced")
+                raise FencedError(state.id)
+        else:
+            sql = self.statements.attempt_child
+            await self.writer.early(state, lambda tx: self.writer.holds(tx, state) and tx.execute(sql, params) == 1)
+
+    async def save_checkpoint(self, state: RunState, data: dict[str, Any], step: str | None) -> None:
+        """Store the user's own state of the run."""
+        from apflow.durability import checkpoint
+
+        prepared = checkpoint.Checkpoint.of(state.id, data, step)
+
+        def save(tx: Tx) -> bool:
+            if not self.writer.holds(tx, state):
+                return False
+            checkpoint.save_in(tx, self.store, prepared)
+            return True
+
+        await self.writer.early(state, save)
+        state.saved = json.loads(prepared.text)
+
+    async def save_progress(self, state: RunState, fraction: float) -> None:
+        """Store how far the run says it is, in hundredths."""
+        params = {
+            "id": state.id,
+            "progress": round(fraction, FRACTION_DIGITS),
+            "now": self.store.timestamp(self.store.clock.now()),
+        }
+        sql = "UPDATE apflow_tasks SET progress = :progress, updated_at = :now WHERE id = :id"
+        await self.writer.early(state, lambda tx: self.writer.holds(tx, state) and tx.execute(sql, params) == 1)
+
+
+async def _absorb(state: RunState) -> None:
+    """Take back a cancellation that was sent while the function was ending by itself."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if not _was_ours(state):
+            raise
+    else:
+        _was_ours(state)
+
+
+def _was_ours(state: RunState) -> bool:
+    """Take back the cancellation that `RunState.stop` sent; False when somebody else has cancelled the task too."""
+    if not state.cancel_sent or state.task is None:
+        return False
+    state.cancel_sent = False
+    return state.task.uncancel() == 0

@@ -1,0 +1,198 @@
+"""What is written of a run: how it ends, and whatever has to be there before."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from apflow.durability.checkpoint import delete_in
+from apflow.durability.rows import child_params
+from apflow.errors import FencedError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from apflow.context import RunState
+    from apflow.storage.statements import Statements
+    from apflow.storage.store import Store, Tx
+
+logger = logging.getLogger(__name__)
+
+_EXISTS = "SELECT 1 FROM apflow_tasks WHERE id = :id"
+_NO_ERROR: dict[str, str | None] = {"error": None, "error_info": None}
+
+
+class RunWriter:
+    """Writes runs to one store. Every write is fenced on the epoch of the owned run, and may be done twice."""
+
+    def __init__(self, store: Store, statements: Statements) -> None:
+        self._store = store
+        self._statements = statements
+
+    # -- ends ------------------------------------------------------------------------------------------------
+
+    async def end(
+        self, state: RunState, status: str, *, result: str | None = None, error: BaseException | None = None
+    ) -> None:
+        """Store the end of a run, fenced.
+
+        Raises:
+            FencedError: Another process owns it, or the run above it, now; nothing was stored.
+            StorageError: It could not be stored.
+        """
+        if state.owned is state:
+            params: dict[str, Any] = {
+                "id": state.id,
+                "epoch": state.epoch,
+                "now": self._store.timestamp(self._store.clock.now()),
+                "status": status,
+            }
+            missing = []
+            fn = functools.partial(self._end_owned_in, state, params)
+            single = not state.open_children and state.saved is None and not self._announced(state)
+        else:
+            params = child_params(self._store, state, status)
+            params["completed_at"] = params["now"]
+            missing = self._missing(state)
+            fn = functools.partial(self._end_child_in, state, params)
+            single = not missing and state.saved is None
+        params["result"] = result
+        params["completed"] = status == "completed"
+        params["progress"] = int(params["completed"])
+        params["attempt_count"] = state.attempt if status in ("completed", "failed") else state.attempts_done
+        params |= error_columns(error)
+        if not await self._store.write(fn, single=single):
+            state.owned.stop("fenced")
+            raise FencedError(state.id)
+        self._mark_stored(missing)
+        state.stored = True
+        state.owned.open_children.discard(state.id)
+
+    def _announced(self, state: RunState) -> bool:
+        """Whether another process may be waiting for this run."""
+        return self._store.dialect == "postgresql" and (state.accepted or state.run_key is not None)
+
+    def _end_owned_in(self, state: RunState, params: dict[str, Any], tx: Tx) -> bool:
+        if tx.execute(self._statements.end_owned, params) != 1 and not self._ended_already(tx, params):
+            return False
+        if state.open_children:
+            self._end_leftovers(state, params, tx)
+        if state.saved is not None and params["status"] == "completed":
+            delete_in(tx, state.id)
+        if self._announced(state):
+            tx.row("SELECT pg_notify('apflow_runs', :id)", params)
+        return True
+
+    def _end_leftovers(self, state: RunState, params: dict[str, Any], tx: Tx) -> None:
+        """End inline children that had a row and never came back: nobody else will."""
+        message = json.dumps({"type": "apflow.RunEndedError", "message": "the run above it ended first"})
+        cast = "::json" if tx.dialect == "postgresql" else ""
+        for child in sorted(state.open_children):
+            tx.execute(
+                "UPDATE apflow_tasks SET status = :status, error = :error, "
+                f"error_info = :error_info{cast}, completed_at = :now, updated_at = :now "
+                "WHERE id = :id AND status = 'in_progress' AND epoch IS NULL",
+                {
+                    "id": child,
+                    "now": params["now"],
+                    "status": "cancelled" if params["status"] == "cancelled" else "failed",
+                    "error": "apflow.RunEndedError: the run above it ended first",
+                    "error_info": message,
+                },
+            )
+
+    def _end_child_in(self, state: RunState, params: dict[str, Any], tx: Tx) -> bool:
+        if not self._store_missing(tx, state):
+            return False
+        if not self._upsert_child(tx, params) and not self._ended_already(tx, params):
+            return False
+        if state.saved is not None and params["status"] == "completed":
+            delete_in(tx, state.id)
+        return True
+
+    def _upsert_child(self, tx: Tx, params: dict[str, Any]) -> bool:
+        """Write the row of an inline child, unless this process no longer owns the run above it."""
+        fence = self._statements.fence
+        if fence is not None and tx.row(fence, params) is None:
+            return False
+        return tx.execute(self._statements.upsert_child, params) == 1
+
+    def _ended_already(self, tx: Tx, params: dict[str, Any]) -> bool:
+        """Whether this very write was done before: its commit succeeded and the answer got lost."""
+        row = tx.row("SELECT status, epoch, completed_at FROM apflow_tasks WHERE id = :id", params)
+        if row is None or row[0] != params["status"]:
+            return False
+        return row[2] == params["now"] and (row[1] is None or row[1] == params["epoch"])
+
+    async def release(self, state: RunState) -> None:
+        """Hand an interrupted run back: whoever wants it may take it at once."""
+        now = self._store.timestamp(self._store.clock.now())
+        params = {"id": state.id, "epoch": state.epoch, "now": now}
+        try:
+            await self._store.write(lambda tx: tx.execute(self._statements.release, params), single=True)
+        except StorageError as error:
+            logger.warning("run %s was not handed back (%s); its lease runs out", state.id, type(error).__name__)
+
+    # -- rows that are needed before their run ends ------------------------------------------------------------
+
+    def _missing(self, state: RunState) -> list[RunState]:
+        """Return the runs above this one that have no row yet, the outermost first."""
+        missing: list[RunState] = []
+        above = state.parent
+        while above is not None and not above.stored:
+            missing.append(above)
+            above = above.parent
+        return missing[::-1]
+
+    def _store_missing(self, tx: Tx, state: RunState, *, itself: bool = False) -> bool:
+        """Insert the `in_progress` rows of runs above (and of the run itself); False when fenced."""
+        for above in [*self._missing(state), *([state] if itself and not state.stored else [])]:
+            params = child_params(self._store, above, "in_progress")
+            if not self._upsert_child(tx, params) and tx.row(_EXISTS, params) is None:
+                return False
+        return True
+
+    async def early(self, state: RunState, write: Callable[[Tx], bool]) -> None:
+        """Run `write` in a transaction that also makes sure of the rows of the run and of those above it.
+
+        Raises:
+            FencedError: Another process owns the run now; nothing was stored.
+        """
+
+        def fn(tx: Tx) -> bool:
+            return self._store_missing(tx, state, itself=True) and write(tx)
+
+        missing = [*self._missing(state), state]
+        if not await self._store.write(fn):
+            state.owned.stop("fenced")
+            raise FencedError(state.id)
+        self._mark_stored(missing)
+
+    @staticmethod
+    def _mark_stored(states: list[RunState]) -> None:
+        for state in states:
+            if state.owned is not state and not state.stored:
+                state.stored = True
+                state.owned.open_children.add(state.id)
+
+    def holds(self, tx: Tx, state: RunState) -> bool:
+        """Whether this process still owns the run, or the owned one above it; keeps it so until the commit."""
+        lock = ""
+        if tx.dialect == "postgresql":
+            # The row itself is updated next: two that share it first would wait for each other.
+            lock = " FOR NO KEY UPDATE" if state.owned is state else " FOR SHARE"
+        params = {"id": state.owned.id, "epoch": state.owned.epoch}
+        sql = f"SELECT 1 FROM apflow_tasks WHERE id = :id AND epoch = :epoch AND status = 'in_progress'{lock}"
+        return tx.row(sql, params) is not None
+
+
+def error_columns(error: BaseException | None) -> dict[str, str | None]:
+    """Return the columns `error`, for people, and `error_info`, for programs."""
+    if error is None:
+        return _NO_ERROR
+    from apflow.storage.serialize import describe_error
+
+    described = describe_error(error)
+    return {"error": f"{described['type']}: {described['message']}", "error_info": json.dumps(described)}

@@ -1,0 +1,264 @@
+"""Every error that apflow raises, in one tree.
+
+    ApflowError
+    ├── TaskDefinitionError          a function or an option that cannot make a task
+    │   └── DuplicateTaskError       one name, two places
+    ├── OutsideRunError              needs a running task, and there is none here
+    ├── DeadlockError                a blocking call that could never end
+    ├── RuntimeClosedError           the runtime was left
+    ├── MissingExtraError            an optional package is not installed
+    ├── SerializationError           a value that JSON and its annotation cannot carry
+    ├── CircuitOpenError             the breaker of this task is open
+    ├── RunError                     about one run; carries `run_id`
+    │   ├── RunNotFoundError
+    │   ├── RunFailedError           it failed elsewhere; carries `error_type` and `message`
+    │   ├── RunCancelledError
+    │   ├── RunTimeoutError          an attempt took longer than `timeout`
+    │   ├── RunActiveError           refused while it is running
+    │   ├── RunInterruptedError      it was handed back and waits to be resumed
+    │   ├── RunEndedError            its function has returned already
+    │   ├── FencedError              somebody else owns the run now
+    │   ├── KeyConflictError         the same key with other arguments
+    │   └── RecoveryLimitError       it took its processes down too often
+    └── StorageError                 the database
+        ├── StorageBusyError         locked by somebody else for too long
+        ├── StorageReadOnlyError
+        ├── StorageFullError
+        ├── StorageUnavailableError  cannot be reached
+        └── SchemaTooNewError        made by a newer apflow
+
+`retryable` tells the retry layer whether another attempt could end differently.
+"""
+
+from __future__ import annotations
+
+
+class ApflowError(Exception):
+    """Base of all errors that apflow raises.
+
+    Attributes:
+        retryable: Whether another attempt could end differently. A class of your own may set it too.
+    """
+
+    __module__ = "apflow"
+
+    retryable: bool = False
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__ == __name__:  # Tracebacks name an error as it is imported.
+            cls.__module__ = "apflow"
+
+
+class TaskDefinitionError(ApflowError, TypeError):
+    """This function, or an option given to `@apflow.task`, cannot make a task."""
+
+
+class DuplicateTaskError(TaskDefinitionError):
+    """Two tasks of one runtime have the same name.
+
+    Give one of them another name with `@apflow.task(name=...)`.
+    """
+
+
+class OutsideRunError(ApflowError, RuntimeError):
+    """This call belongs to a running task, and there is none here.
+
+    Call it from a function decorated with `@apflow.task`.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} belongs to a running task, and there is none here. "
+            "Call it from a function decorated with @apflow.task."
+        )
+
+
+class DeadlockError(ApflowError, RuntimeError):
+    """This blocking call waits for work that only the blocked thread could do.
+
+    The message names the line to write instead.
+    """
+
+
+class RuntimeClosedError(ApflowError, RuntimeError):
+    """The runtime was left already. Call tasks inside its `with` block."""
+
+
+class MissingExtraError(ApflowError, ImportError):
+    """An optional package is not installed; the message names the line that installs it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed. Run: pip install 'apflow[{extra}]'")
+
+
+class SerializationError(ApflowError, TypeError):
+    """A value cannot be stored as JSON so that the same value comes back.
+
+    Attributes:
+        task: Name of the task.
+        path: Where the value stands, such as `result.pages[3]`.
+        type_name: What was found there.
+    """
+
+    def __init__(self, task: str, path: str, type_name: str, hint: str) -> None:
+        super().__init__(f"task {task!r}: {path} is {type_name}, which cannot be stored: {hint}")
+        self.task = task
+        self.path = path
+        self.type_name = type_name
+
+
+class CircuitOpenError(ApflowError):
+    """The circuit breaker of this task is open: it failed too often in a row.
+
+    Attributes:
+        task: Name of the task.
+        retry_in_seconds: When the breaker lets a test call through, from now.
+    """
+
+    def __init__(self, task: str, retry_in_seconds: float) -> None:
+        super().__init__(
+            f"task {task!r}: the circuit breaker is open after repeated failures; "
+            f"a test call is let through in {retry_in_seconds:.1f} s"
+        )
+        self.task = task
+        self.retry_in_seconds = retry_in_seconds
+
+
+class RunError(ApflowError):
+    """Something about one run.
+
+    Attributes:
+        run_id: The run.
+    """
+
+    def __init__(self, run_id: str, message: str) -> None:
+        super().__init__(f"run {run_id}: {message}")
+        self.run_id = run_id
+
+
+class RunNotFoundError(RunError, LookupError):
+    """There is no run with this id in this database."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id, "there is no such run in this database")
+
+
+class RunFailedError(RunError):
+    """The run failed in another process or an earlier life, so its exception object is gone.
+
+    Attributes:
+        error_type: Qualified name of the exception class.
+        message: Its text.
+    """
+
+    def __init__(self, run_id: str, error_type: str, message: str) -> None:
+        super().__init__(run_id, f"failed with {error_type}: {message}")
+        self.error_type = error_type
+        self.message = message
+
+
+class RunCancelledError(RunError):
+    """The run was cancelled with `cancel()`. A cancelled run is never carried on."""
+
+    def __init__(self, run_id: str, message: str = "was cancelled") -> None:
+        super().__init__(run_id, message)
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """An attempt took longer than the `timeout` of its task.
+
+    Attributes:
+        seconds: The limit.
+        still_running: The function is a plain one that did not stop; no other attempt is made.
+        retryable: True unless `still_running`.
+    """
+
+    def __init__(self, run_id: str, task: str, seconds: float, *, still_running: bool) -> None:
+        text = f"task {task!r} took longer than its timeout of {seconds:g} s"
+        if still_running:
+            text += (
+                "; a plain function cannot be stopped from outside and its thread is still running. "
+                "Let it look at apflow.current().cancelled, or write it as `async def`"
+            )
+        super().__init__(run_id, text)
+        self.seconds = seconds
+        self.still_running = still_running
+        self.retryable = not still_running
+
+
+class RunActiveError(RunError):
+    """The run is running, so this cannot be done to it now. Cancel it first."""
+
+
+class RunInterruptedError(RunError):
+    """The run stopped before its end and waits to be carried on.
+
+    Call the task again with the same key, or `await runtime.runs.resume(run_id)`.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            run_id,
+            "was interrupted before its end; carry it on with `await runtime.runs.resume(run_id)`",
+        )
+
+
+class RunEndedError(RunError):
+    """The function of this run has returned, so nothing can be started or stored in its name."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id, "has ended; await what it starts before its function returns")
+
+
+class FencedError(RunError):
+    """Another process has taken this run over; what this one still does is not stored."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id, "another process owns this run now; this one has to stop")
+
+
+class KeyConflictError(RunError):
+    """The same key was used before with other arguments. Choose another key."""
+
+
+class RecoveryLimitError(RunError):
+    """The processes that ran this died too often without any progress."""
+
+
+class StorageError(ApflowError):
+    """The database refused or failed."""
+
+
+class StorageBusyError(StorageError):
+    """Somebody else has locked the database for longer than the wait allows."""
+
+
+class StorageReadOnlyError(StorageError):
+    """The database cannot be written. Check the permissions of the file and its folder."""
+
+
+class StorageFullError(StorageError):
+    """The disk is full, so nothing was stored. Free some space and resume the run."""
+
+
+class StorageUnavailableError(StorageError):
+    """The database cannot be reached."""
+
+
+class SchemaTooNewError(StorageError):
+    """A newer apflow made this database. Upgrade apflow, or use another database.
+
+    Attributes:
+        found: The schema version of the database.
+        known: The newest one that this apflow knows.
+    """
+
+    def __init__(self, found: str, known: str) -> None:
+        super().__init__(
+            f"the database has schema version {found}, and this apflow knows versions up to {known}. "
+            "Upgrade apflow, or use another database. (If the version belongs to another program that keeps "
+            "its own tables there, give apflow a database of its own.)"
+        )
+        self.found = found
+        self.known = known

@@ -1,0 +1,79 @@
+"""Submitting a task: stored and accepted before it returns, run in the background."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from apflow import portal
+from apflow.calls import onion, prepare, run_body
+from apflow.durability.claims import Joined, Replayed
+from apflow.errors import SerializationError
+from apflow.run import Run
+from apflow.streams import collect_async, collect_sync
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from apflow.call import Call, Middleware
+    from apflow.options import Options, TaskDefinition
+
+
+async def submit_async(
+    definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Run[Any]:
+    """Submit an async task; its function runs on the running loop."""
+    return await _submit(_prepared(definition, options, args, kwargs))
+
+
+def submit_sync(
+    definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Run[Any]:
+    """Submit a plain task; its function runs on a thread of its own."""
+    return portal.run_blocking(_submit(_prepared(definition, options, args, kwargs)))
+
+
+def _prepared(definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    call = prepare(definition, options, args, kwargs, owned=True)
+    state = call.state
+    state.accepted = True
+    if not definition.codec.reusable(state.arguments):
+        raise SerializationError(
+            definition.name,
+            "arguments.self",
+            type(next(iter(state.arguments.values()), None)).__name__,
+            "a submitted run has to be found again; give the class __apflow_key__() or make it a dataclass",
+        )
+    return call
+
+
+async def _submit(call: Call) -> Run[Any]:
+    state = call.state
+    runtime = state.runtime
+    await runtime.ready()
+    found = await runtime.recorder.claims.open(state, wait=False)
+    if found is None:
+        return runtime.background.start(call)
+    if isinstance(found, Joined):
+        return runtime.background.join(found.run_id, state.definition)
+    outcome: Future[Any] = Future()
+    assert isinstance(found, Replayed)
+    outcome.set_result(state.definition.codec.load_result(found.text))
+    return Run(runtime, state.id, state.definition, state=None, outcome=outcome)
+
+
+async def run_collected(call: Call, slot: Middleware | None) -> Any:
+    """Send a background call through the onion. A generator's items are only collected."""
+
+    async def endpoint(call: Call) -> Any:
+        args, kwargs = call.task.codec.call_with(call.arguments)
+        fn = call.task.fn
+        if call.task.colour == "async":
+            return await fn(*args, **kwargs)
+        if call.task.colour == "async_stream":
+            return await collect_async(fn(*args, **kwargs))
+        if call.task.colour == "stream":
+            return await run_body(call, lambda: collect_sync(fn(*args, **kwargs)))
+        return await run_body(call, lambda: fn(*args, **kwargs))
+
+    return await onion(call.state.runtime, call, endpoint, slot)

@@ -1,0 +1,149 @@
+"""An agent is killed with SIGKILL halfway and finishes in another process without repeating a finished step.
+
+`./scripts/demo` runs this. It starts a worker process (this script with `--worker`), in which the agent below
+reads the project's own pages, summarises each one in a child run and combines the summaries. The parent
+process watches the database, kills the worker in the middle of a step, starts another one, and shows what
+each of the two really did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import local_model
+from kill_and_resume import JOURNAL, Journal, Play
+from pydantic import BaseModel
+from rich.console import Console
+
+import apflow
+
+PROJECT = Path(__file__).resolve().parent.parent
+FEWEST_PAGES, MOST_PAGES = 3, 7
+LOOK = "SELECT name, status, attempt_count, completed_at, result FROM apflow_tasks"
+
+
+class Summary(BaseModel):
+    """What a step made, and the tokens that its model call took."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+
+
+@apflow.task(retry=2)
+async def summarise(page: str, model: str) -> Summary:
+    """Summarise one page."""
+    Journal.of_this_process().enter(f"summarise {page}")
+    text = await asyncio.to_thread(local_model.excerpt, Path(page))
+    return await ask(model, text, "Summarize the text above in one sentence.")
+
+
+@apflow.task(retry=2)
+async def combine(texts: list[str], model: str) -> Summary:
+    """Make one text of the summaries."""
+    Journal.of_this_process().enter("combine")
+    return await ask(model, "\n".join(texts), "Combine the notes above into one short summary.")
+
+
+@apflow.task(checkpoint=True, retry=2)
+async def research(pages: list[str], model: str) -> str:
+    """Read all pages and say what they are about."""
+    Journal.of_this_process().enter("research")
+    await apflow.progress(0, len(pages) + 1, "reading")
+    summaries = await summarise.with_options(map_limit=2).map(pages, model=model)
+    await apflow.progress(len(pages), len(pages) + 1, "combining")
+    return (await combine([summary.text for summary in summaries], model)).text
+
+
+async def ask(model: str, text: str, instruction: str) -> Summary:
+    """Ask the model in a thread, so that the event loop stays free."""
+    answer = await asyncio.to_thread(local_model.ask, model, text, instruction)
+    return Summary(**answer._asdict())
+
+
+async def work(key: str, pages: list[str], model: str) -> None:
+    """Be the worker. The first one starts the run; with the same key, any later one carries it on."""
+    print(f"model {model} is ready after {local_model.load(model):.1f} s", flush=True)
+    async with apflow.Runtime() as runtime:
+        await research.with_options(key=key, runtime=runtime)(pages, model)
+
+
+async def show(arguments: argparse.Namespace, folder: Path) -> bool:
+    """Kill a worker, let another finish; return whether that went well and no finished step was repeated."""
+    pages = pages_in(arguments.docs)
+    url = arguments.database_url or f"sqlite:///{folder / 'research.db'}"
+    os.environ |= {"APFLOW_DATABASE_URL": url, JOURNAL: str(folder / "journal.db")}
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        f"demo-{secrets.token_hex(4)}",
+        f"--docs={arguments.docs}",
+    ]
+    command += ["--fast"] if arguments.fast else []
+    async with apflow.Runtime() as runtime:
+        play = Play(Console(), runtime, Journal.of_this_process(), command, steps=len(pages) + 1)
+        unit = "words" if arguments.fast else "tokens"
+        repeated = await play.kill_and_resume(kill_at=len(pages) // 2, unit=unit)
+    if arguments.keep:
+        client = f"sqlite3 {url.removeprefix('sqlite:///')}" if url.startswith("sqlite") else "psql ... -c"
+        print(f"kept in {folder}; look with:\n  {client} {LOOK!r}")
+    if repeated is None:
+        return False
+    print(f"finished steps repeated: {repeated}")
+    return repeated == 0
+
+
+def pages_in(folder: Path) -> list[str]:
+    """Return the pages to read: README and docs/, or else whatever Markdown there is.
+
+    Raises:
+        FileNotFoundError: There are too few to be interrupted in the middle.
+    """
+    pages = [page for page in (folder / "README.md",) if page.exists()] + sorted(folder.glob("docs/**/*.md"))
+    if len(pages) < FEWEST_PAGES:
+        pages = sorted(folder.glob("*.md")) + sorted(folder.glob("[!.]*/**/*.md"))
+    if len(pages) < FEWEST_PAGES:
+        raise FileNotFoundError(f"{folder} has {len(pages)} Markdown pages; the demo needs {FEWEST_PAGES}")
+    return [os.path.relpath(page) for page in pages[:MOST_PAGES]]
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="demo", description="Kill an agent halfway and watch it finish.")
+    parser.add_argument("--fast", action="store_true", help="use no model: pick sentences and count words")
+    parser.add_argument("--keep", action="store_true", help="keep the database and say where it is")
+    parser.add_argument("--database-url", metavar="URL", help="use this database, such as postgresql://...")
+    parser.add_argument("--docs", type=Path, default=PROJECT, help="folder whose Markdown pages are read")
+    parser.add_argument("--worker", metavar="KEY", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the demo, or one worker of it, and return the exit status."""
+    arguments = parse()
+    model = local_model.NO_MODEL if arguments.fast else local_model.SMOLLM2
+    if arguments.worker:
+        asyncio.run(work(arguments.worker, pages_in(arguments.docs), model))
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="apflow-demo-"))
+    try:
+        local_model.require(model)
+        return 0 if asyncio.run(show(arguments, folder)) else 1
+    except (local_model.ModelMissingError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

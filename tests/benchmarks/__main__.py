@@ -1,0 +1,48 @@
+"""Speed, measured side by side in one run: apflow, the raw `sqlite3` module, and DBOS.
+
+`scripts/bench` prepares the environments and calls this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from .line_up import line_up
+from .machine import describe
+from .measure import run
+from .report import as_json, show
+from .rows import EXPERIMENTS, ROWS
+from .verdict import judge
+
+
+def main() -> int:
+    """Return 0 when everything of apflow was measured, whether or not the promises hold; else 1."""
+    options = _options()
+    machine = describe(options.dbos_python)
+    results = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="apflow-bench-") as folder,
+        line_up(Path(folder), options.dbos_python) as sides,
+    ):
+        for key, experiment in EXPERIMENTS.items():
+            print(f"measuring {key} ...", file=sys.stderr)
+            results[key] = run(experiment, sides, quick=options.quick)
+    verdicts = [judge(row, results[row.experiment]) for row in ROWS]
+    show(verdicts, machine)
+    options.json.write_text(json.dumps(as_json(verdicts, results, machine), indent=2) + "\n")
+    return 0 if all(verdict.ours is not None for verdict in verdicts) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure apflow, sqlite3 and DBOS.")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, for a first look")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="default: bench.json")
+    parser.add_argument("--dbos-python", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+sys.exit(main())

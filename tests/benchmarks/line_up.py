@@ -1,0 +1,81 @@
+"""Who takes part: every side by the name that the rows use."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, closing, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .postgres import two_databases
+from .sides import Missing, NotMeasuredError, Program, Side, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_PROGRAMS = Path(__file__).parent / "programs"
+_NO_DBOS = "DBOS could not be installed"
+
+
+@contextmanager
+def line_up(folder: Path, dbos_python: str | None) -> Iterator[Mapping[str, Side]]:
+    """Yield all sides, with their databases in `folder`; end their processes, then PostgreSQL, afterwards.
+
+    Arguments:
+        folder: An empty directory.
+        dbos_python: The interpreter that has DBOS; None where it could not be installed.
+    """
+    with ExitStack() as stack:
+        try:
+            ours, theirs = stack.enter_context(two_databases(folder / "postgres"))
+        except NotMeasuredError as error:
+            on_postgres: dict[str, Side] = dict.fromkeys(("apflow-pg", "dbos-pg"), Missing(str(error)))
+        else:
+            on_postgres = {
+                "apflow-pg": _apflow(folder, "pg", ours),
+                "dbos-pg": _dbos(folder, "pg", theirs, dbos_python),
+            }
+        sides = _on_files(folder, dbos_python) | on_postgres
+        for side in sides.values():
+            stack.enter_context(closing(side))
+        yield sides
+
+
+def _on_files(folder: Path, dbos_python: str | None) -> dict[str, Side]:
+    return {
+        "floor": _floor(folder, "NORMAL"),
+        "floor-full": _floor(folder, "FULL"),
+        "apflow": _apflow(folder, "normal", _file_url(folder, "apflow-normal")),
+        "apflow-full": _apflow(folder, "full", _file_url(folder, "apflow-full"), durability="full"),
+        "apflow-first": _first_result(folder, "apflow", sys.executable),
+        "dbos": _dbos(folder, "file", _file_url(folder, "dbos"), dbos_python),
+        "dbos-first": _first_result(folder, "dbos", dbos_python),
+        "import": Program(sys.executable, lambda: [str(_PROGRAMS / "import_apflow.py")]),
+        "bare": Program(sys.executable, lambda: ["-c", "pass"]),
+    }
+
+
+def _floor(folder: Path, synchronous: str) -> Side:
+    path = folder / f"floor-{synchronous}.db"
+    return Worker(sys.executable, "floor_side", str(path), synchronous, log=path.with_suffix(".log"))
+
+
+def _apflow(folder: Path, name: str, url: str, *, durability: str = "normal") -> Side:
+    return Worker(sys.executable, "apflow_side", url, durability, log=folder / f"apflow-{name}.log")
+
+
+def _dbos(folder: Path, name: str, url: str, python: str | None) -> Side:
+    return Worker(python, "dbos_side", url, log=folder / f"dbos-{name}.log") if python else Missing(_NO_DBOS)
+
+
+def _first_result(folder: Path, name: str, python: str | None) -> Side:
+    if python is None:
+        return Missing(_NO_DBOS)
+    number = count()
+    script = str(_PROGRAMS / f"first_result_{name}.py")
+    return Program(python, lambda: [script, _file_url(folder, f"first-{name}-{next(number)}")])
+
+
+def _file_url(folder: Path, name: str) -> str:
+    return f"sqlite:///{folder / name}.db"

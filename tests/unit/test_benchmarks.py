@@ -1,0 +1,93 @@
+"""The bench judges as the design says, and lets no failing side stop the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.benchmarks.measure import Experiment, Outcome, run
+from tests.benchmarks.rows import EXPERIMENTS, ROWS
+from tests.benchmarks.sides import Missing, Sample, Side
+from tests.benchmarks.verdict import Row, judge
+
+
+class Scripted:
+    """A side whose measurements are given, and that notes when it had its turn."""
+
+    def __init__(self, name: str, turns: list[str]) -> None:
+        self.name = name
+        self.turns = turns
+
+    def measure(self, scenario: str, count: int) -> Sample:
+        self.turns.append(f"{self.name}:{scenario}:{count}")
+        return Sample(1.0, 1.0)
+
+    def close(self) -> None:
+        pass
+
+
+def samples(*seconds: float) -> Outcome:
+    return [Sample(value, value) for value in seconds]
+
+
+def row(**options: object) -> Row:
+    return Row(what="it", against="that", experiment="e", ours="us", reference="them", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("compare", "limit", "ours", "figure", "holds"),
+    [
+        ("costs", 3.0, 0.3, 3.0, True),
+        ("costs", 3.0, 0.31, 3.1, False),
+        ("faster", 10.0, 0.01, 10.0, True),
+        ("faster", 10.0, 0.02, 5.0, False),
+        ("adds", 0.06, 0.15, 0.05, True),
+        ("adds", 0.06, 0.17, 0.07, False),
+        ("faster", None, 0.02, 5.0, None),
+    ],
+)
+def test_a_figure_is_held_against_its_bound(
+    compare: str, limit: float | None, ours: float, figure: float, holds: bool | None
+) -> None:
+    verdict = judge(row(compare=compare, limit=limit), {"us": samples(ours), "them": samples(0.1)})
+    assert verdict.figure == pytest.approx(figure)
+    assert verdict.holds is holds
+
+
+def test_repeats_are_compared_with_their_neighbours() -> None:
+    # The machine was ten times slower in the second half; each side alone has another median then.
+    outcomes = {"us": samples(1, 10, 10), "them": samples(2, 2, 20)}
+    verdict = judge(row(compare="costs", limit=1), outcomes)
+    assert (verdict.ours, verdict.reference, verdict.figure) == (10, 2, 0.5)
+
+
+def test_a_rate_alone_can_keep_the_promise() -> None:
+    promise = row(limit=25, or_rate=5000, rate=True)
+    assert judge(promise, {"us": samples(1 / 6000), "them": "no DBOS here"}).holds is True
+    assert judge(promise, {"us": samples(1 / 4000), "them": samples(1 / 100)}).holds is True
+    assert judge(promise, {"us": samples(1 / 4000), "them": samples(1 / 1000)}).holds is False
+    assert judge(promise, {"us": samples(1 / 4000), "them": "no DBOS here"}).holds is None
+
+
+def test_what_was_not_measured_says_why() -> None:
+    verdict = judge(row(limit=10), {"us": samples(1), "them": "no DBOS here"})
+    assert (verdict.figure, verdict.holds, verdict.reason) == (None, None, "no DBOS here")
+
+
+def test_sides_take_turns_in_both_orders_after_a_warm_up() -> None:
+    turns: list[str] = []
+    sides: dict[str, Side] = {"a": Scripted("a", turns), "b": Scripted("b", turns)}
+    experiment = Experiment(scenario="s", counts={"a": 9, "b": 7}, repeats=(3, 1))
+    outcomes = run(experiment, sides, quick=False)
+    assert turns == ["a:s:5", "b:s:5", "a:s:9", "b:s:7", "b:s:7", "a:s:9", "a:s:9", "b:s:7"]
+    assert outcomes == {"a": samples(1, 1, 1), "b": samples(1, 1, 1)}
+
+
+def test_a_missing_side_leaves_the_others_measured() -> None:
+    sides: dict[str, Side] = {"a": Scripted("a", []), "b": Missing("not here")}
+    experiment = Experiment(scenario="s", counts={"a": 1, "b": 1}, repeats=(3, 2))
+    assert run(experiment, sides, quick=True) == {"a": samples(1, 1), "b": "not here"}
+
+
+def test_every_row_has_its_experiment() -> None:
+    for line in ROWS:
+        assert {line.ours, line.reference} <= set(EXPERIMENTS[line.experiment].counts)
