@@ -49,6 +49,17 @@ class ApflowError(Exception):
         if cls.__module__ == __name__:  # Tracebacks name an error as it is imported.
             cls.__module__ = "apflow"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle text and fields, for process pools: the arguments of `__init__` are not kept."""
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[ApflowError], args: tuple[object, ...], fields: dict[str, object]) -> ApflowError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(fields)
+    return error
+
 
 class TaskDefinitionError(ApflowError, TypeError):
     """This function, or an option given to `@apflow.task`, cannot make a task."""
@@ -116,6 +127,8 @@ class CircuitOpenError(ApflowError):
         retry_in_seconds: When the breaker lets a test call through, from now.
     """
 
+    retryable = True
+
     def __init__(self, task: str, retry_in_seconds: float) -> None:
         super().__init__(
             f"task {task!r}: the circuit breaker is open after repeated failures; "
@@ -151,6 +164,8 @@ class RunFailedError(RunError):
         error_type: Qualified name of the exception class.
         message: Its text.
     """
+
+    retryable = True
 
     def __init__(self, run_id: str, error_type: str, message: str) -> None:
         super().__init__(run_id, f"failed with {error_type}: {message}")
@@ -233,6 +248,8 @@ class StorageError(ApflowError):
 class StorageBusyError(StorageError):
     """Somebody else has locked the database for longer than the wait allows."""
 
+    retryable = True
+
 
 class StorageReadOnlyError(StorageError):
     """The database cannot be written. Check the permissions of the file and its folder."""
@@ -241,9 +258,13 @@ class StorageReadOnlyError(StorageError):
 class StorageFullError(StorageError):
     """The disk is full, so nothing was stored. Free some space and resume the run."""
 
+    retryable = True
+
 
 class StorageUnavailableError(StorageError):
     """The database cannot be reached."""
+
+    retryable = True
 
 
 class SchemaTooNewError(StorageError):

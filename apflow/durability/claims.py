@@ -86,7 +86,7 @@ class Claims:
         if tx.execute(self._recorder.statements.insert_owned, params) == 1:
             return True
         row = tx.row("SELECT owner, epoch, created_at FROM apflow_tasks WHERE id = :id", params)
-        return row is not None and row == (params["owner"], params["epoch"], params["created_at"])
+        return row is not None and row == (params["owner"], params["epoch"], params["now"])
 
     async def _existing(self, state: RunState) -> RunRow | None:
         if state.run_key is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "005"
 KNOWN_VERSIONS = frozenset({"001", "002", "003", "004", SCHEMA_VERSION})
-VERSION_TABLE = "alembic_version"
+VERSION_TABLE = "apflow_alembic_version"
 
 #: Milliseconds that SQLite waits while another process makes or upgrades the schema.
 WAIT_MILLISECONDS = 30_000

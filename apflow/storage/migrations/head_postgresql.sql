@@ -150,8 +150,8 @@ CREATE TABLE task_checkpoints (
   FOREIGN KEY(task_id) REFERENCES apflow_tasks (id) ON DELETE CASCADE
 );
 CREATE INDEX ix_task_checkpoints_task_id ON task_checkpoints (task_id);
-CREATE TABLE alembic_version (
+CREATE TABLE apflow_alembic_version (
   version_num VARCHAR(32) NOT NULL,
-  CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+  CONSTRAINT apflow_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO alembic_version (version_num) VALUES ('005')
+INSERT INTO apflow_alembic_version (version_num) VALUES ('005')
