@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         TaskDefinitionError,
     )
     from apflow.kinds import AsyncStreamTask, AsyncTask, StreamTask, SyncTask, Task
+    from apflow.records import RunRecord, RunTree
     from apflow.run import Run
     from apflow.runtime import Runtime, configure, runtime
     from apflow.storage.connect import create_session
@@ -86,7 +87,9 @@ __all__ = [
     "RunFailedError",
     "RunInterruptedError",
     "RunNotFoundError",
+    "RunRecord",
     "RunTimeoutError",
+    "RunTree",
     "Runtime",
     "RuntimeClosedError",
     "SchemaTooNewError",
@@ -130,6 +133,7 @@ export_lazily(
         "durability.retry": ("BackoffStrategy", "RetryManager", "RetryPolicy"),
         "errors": tuple(name for name in __all__ if name.endswith("Error")),
         "kinds": ("AsyncStreamTask", "AsyncTask", "StreamTask", "SyncTask", "Task"),
+        "records": ("RunRecord", "RunTree"),
         "run": ("Run",),
         "runtime": ("Runtime", "configure", "runtime"),
         "storage.connect": ("create_session",),

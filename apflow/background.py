@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from apflow import portal
 from apflow.context import RunState
-from apflow.definition import known
+from apflow.definition import known, place
 from apflow.durability.ownership import is_gone
 from apflow.durability.retry import BackoffStrategy, RetryPolicy
 from apflow.errors import ApflowError, RunError, SerializationError, StorageError
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: How long interrupted runs get to hand themselves back, beyond what a plain function may take to notice.
 HAND_BACK_SECONDS = 5.0
+#: How often a recovery looks whether the one before it is over.
+TURN_SECONDS = 0.01
 
 
 class Slots:
@@ -56,20 +58,22 @@ class Slots:
             turn: Future[None] = Future()
             self._waiting.append(turn)
         try:
-            await asyncio.wrap_future(turn)
+            await asyncio.shield(asyncio.wrap_future(turn))
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            with self._lock:
+                given = turn not in self._waiting
+                if not given:
+                    self._waiting.remove(turn)
+            if given:
                 self._release()
             raise
 
     def _release(self) -> None:
         with self._lock:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
-                    return
-            self._free += 1
+            if self._waiting:
+                self._waiting.popleft().set_result(None)
+            else:
+                self._free += 1
 
 
 class Background:
@@ -109,9 +113,15 @@ class Background:
             task = here.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: self._ended(state))
         else:
             portal.Spawned(loop, work, contextvars.copy_context())
         return Run(self._runtime, state.id, state.definition, state=state, outcome=outcome)
+
+    def _ended(self, state: RunState) -> None:
+        """Hand a run back whose task was cancelled before its first step, as `asyncio.run` does at its end."""
+        if not state.settled:
+            self._runtime.recorder.hand_back(state)
 
     def join(self, run_id: str, definition: TaskDefinition | None) -> Run[Any]:
         """Return a handle of a run that somebody runs, here or elsewhere."""
@@ -142,14 +152,24 @@ class Background:
 
     async def recover(self, *, everything: bool) -> list[Run[Any]]:
         """Take over what is interrupted and known here."""
-        if not self._recovering.acquire(blocking=False):
-            return []
+        while not self._recovering.acquire(blocking=False):  # it is released on another thread
+            if self._runtime.closed:
+                return []
+            await asyncio.sleep(TURN_SECONDS)
         try:
             rows = await self._runtime.recorder.rows.open(accepted_only=not everything)
             taken = [await self._take_over(row) for row in rows if self._takes(row)]
         finally:
             self._recovering.release()
         return [run for run in taken if run is not None]
+
+    async def rescue(self, row: RunRow) -> bool:
+        """Carry an accepted run on that somebody here waits for; False when this process may not, or cannot."""
+        unknown = row.id in self._unreadable or self.definition_of(row) is None
+        if unknown or not row.accepted or self._runtime.closed:
+            return False
+        await self.recover(everything=False)
+        return True
 
     def _takes(self, row: RunRow) -> bool:
         """Whether nobody holds the run and this process knows its task."""
@@ -160,11 +180,16 @@ class Background:
     def definition_of(self, row: RunRow) -> TaskDefinition | None:
         """Return the task of a run, if this process has it: same name and origin, or same explicit name."""
         claimed = self._runtime.task_named(row.name)
-        for definition in [claimed] if claimed is not None else reversed(known(row.name)):
-            same = definition.origin == row.origin or (definition.named and row.named)
-            if same and definition.version == row.task_version:
-                return definition
-        return None
+        found = [
+            definition
+            for definition in known(row.name)
+            if (claimed is None or place(claimed) == place(definition))
+            and (definition.origin == row.origin or (definition.named and row.named))
+            and definition.version == row.task_version
+        ]
+        # Where several functions of one module have the name, it has to be the very one.
+        exact = [definition for definition in found if definition.fn.__qualname__ == row.qualname] or found
+        return exact[0] if len(exact) == 1 else None
 
     async def _take_over(self, row: RunRow) -> Run[Any] | None:
         try:
@@ -174,6 +199,9 @@ class Background:
             logger.warning("run %s cannot be taken over: its arguments cannot be read (%s)", row.id, error.path)
         except (RunError, StorageError) as error:
             logger.warning("run %s was not taken over: %s", row.id, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - one run that this process cannot carry on must not hold up the rest
+            self._unreadable.add(row.id)
+            logger.warning("run %s of task %s cannot be taken over here: %s", row.id, row.name, type(error).__name__)
         return None
 
     async def carry_on(self, row: RunRow, *, new_allowance: bool) -> Run[Any] | None:
@@ -224,14 +252,25 @@ class Background:
 
     async def drain(self, seconds: float) -> None:
         """Wait for what was submitted here, then hand back what is left."""
+        await asyncio.get_running_loop().run_in_executor(None, self._end_recovery)
         own = self._hand_back_taken_over()
         await _wait(own, seconds)
         await _wait(self._interrupt(), self._runtime.shutdown_seconds + HAND_BACK_SECONDS)
 
     def drain_blocking(self, seconds: float) -> None:
-        """Do what `drain` does, from plain code."""
+        """Do what `drain` does, from plain code. What needs the loop that this blocks is handed back at once."""
+        self._end_recovery()
+        blocked = portal.blocked_here()
+        for state in list(self._runtime.keeper.held.values()):
+            if state.loop in blocked:
+                state.stop("interrupted")
+                self._runtime.recorder.hand_back(state)
         concurrent.futures.wait(self._hand_back_taken_over(), seconds)
         concurrent.futures.wait(self._interrupt(), self._runtime.shutdown_seconds + HAND_BACK_SECONDS)
+
+    def _end_recovery(self) -> None:
+        """Let nothing more be taken over: what is being taken over now gets through and is then handed back."""
+        self._recovering.acquire(timeout=HAND_BACK_SECONDS)
 
     def _hand_back_taken_over(self) -> list[Future[Any]]:
         own: list[Future[Any]] = []
@@ -243,19 +282,23 @@ class Background:
         return own
 
     def _interrupt(self) -> list[Future[Any]]:
-        left = [one for one in list(self._live.values()) if one[0].loop is None or not one[0].loop.is_closed()]
-        for state, _ in left:
-            state.stop("interrupted")
-        return [outcome for _, outcome in left]
+        """Interrupt whatever still runs here, called directly or in the background."""
+        outcomes = []
+        for state in list(self._runtime.keeper.held.values()):
+            if state.loop is None or not state.loop.is_closed():
+                outcome = self._runtime.recorder.claims.watch(state)
+                state.stop("interrupted")
+                if outcome is not None:
+                    outcomes.append(outcome)
+        return outcomes
 
 
 async def _wait(outcomes: list[Future[Any]], seconds: float) -> None:
     waiting = [asyncio.wrap_future(outcome) for outcome in outcomes]
+    for future in waiting:  # Its error belongs to whoever awaits the handle, also when it comes too late for us.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
     if waiting:
-        done, _ = await asyncio.wait(waiting, timeout=seconds)
-        for future in done:
-            if not future.cancelled():
-                future.exception()
+        await asyncio.wait(waiting, timeout=seconds)
 
 
 def _options_of(options: Options, row: RunRow) -> Options:

@@ -15,7 +15,7 @@ from apflow.durability.timeout import finish_body, timeout_layer
 from apflow.runtime import runtime_for
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from apflow.call import CallNext, Middleware
     from apflow.options import Options, TaskDefinition
@@ -25,22 +25,19 @@ if TYPE_CHECKING:
 def prepare(
     definition: TaskDefinition,
     options: Options,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     *,
     owned: bool = False,
 ) -> Call:
-    """Return the call of a task with its arguments bound, as part of the current run if there is one.
+    """Return the call of a task, as part of the current run if there is one.
 
     Args:
         definition: The task.
         options: What governs the call.
-        args: Positional arguments.
-        kwargs: Arguments by name.
+        arguments: What the function is called with, bound to the names of its parameters.
         owned: The run has an owner of its own even inside another run: it was submitted.
 
     Raises:
-        TypeError: The arguments do not fit the function.
         SerializationError: One of them cannot be stored.
         RunCancelledError: The current run has to stop, so it cannot start anything more.
         RuntimeClosedError: The runtime was left.
@@ -57,7 +54,7 @@ def prepare(
         definition,
         options,
         runtime,
-        definition.codec.bind(args, kwargs),
+        arguments,
         parent,
         owned=owned or options.key is not None,
         user=options.user or (parent.user if parent is not None else runtime.user),
@@ -133,15 +130,23 @@ async def run_body(call: Call, body: Callable[[], Any]) -> Any:
     return await finish_body(state, job.future, state.runtime.shutdown_seconds)
 
 
-async def call_async(
+def call_async(
     definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
-    """Call an async task and return its result."""
-    return await run_async(prepare(definition, options, args, kwargs))
+) -> Coroutine[Any, Any, Any]:
+    """Return the coroutine of a call of an async task.
+
+    Raises:
+        TypeError: The arguments do not fit the function.
+    """
+    return _call_async(definition, options, definition.codec.bind(args, kwargs))
+
+
+async def _call_async(definition: TaskDefinition, options: Options, arguments: Mapping[str, Any]) -> Any:
+    return await run_async(prepare(definition, options, arguments))
 
 
 def call_sync(definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Call a plain task and return its result."""
-    call = prepare(definition, options, args, kwargs)
+    call = prepare(definition, options, definition.codec.bind(args, kwargs))
     thread = call.state.bodies = portal.CallerThread()
     return thread.wait(portal.start_on_portal(run_sync(call)))

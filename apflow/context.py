@@ -11,7 +11,7 @@ from apflow.errors import OutsideRunError, RunCancelledError, RunEndedError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Coroutine, Generator, Iterator, Mapping
     from concurrent.futures import Future
     from datetime import datetime
 
@@ -36,12 +36,12 @@ class Memos:
     Attributes:
         completed: Results as JSON text.
         open: `(attempts used up, time of the next one)` of children that had not ended.
-        owned: Children with an owner of their own: they were submitted.
+        saved: Children whose function has stored a state of its own.
     """
 
     completed: dict[str, str | None]
     open: dict[str, tuple[int, datetime | None]]
-    owned: set[str]
+    saved: set[str]
 
 
 class RunRecorder(Protocol):
@@ -92,8 +92,10 @@ class RunState:
     saved: dict[str, Any] | None = None
     settled = False
     started_at: Any = None
+    stop_seen = False
     stopping: str | None = None
     stored = False
+    stored_as: str | None = None
     taken_over = False
     task: asyncio.Task[Any] | None = None
 
@@ -121,7 +123,8 @@ class RunState:
                 self.checkpoint = parent.checkpoint
             if parent.memos is not None:
                 self.memos = parent.memos
-        self.counters: dict[str, int] = {}
+        self.counters: dict[str, Iterator[int]] = {}
+        self.children: set[RunState] = set()
         if options.key is not None:
             self.key = options.key
         if self.owned is self:
@@ -170,6 +173,20 @@ class RunState:
             state = None if state.accepted else state.parent
         return None
 
+    def forked(self) -> bool:
+        """Whether this process is a forked child of the one that runs it."""
+        return self.generation != _generation
+
+    def inside(self, run_id: str) -> bool:
+        """Whether this is that run, or part of it: then that one cannot end first."""
+        state: RunState | None = self
+        while state is not None:
+            if state.id == run_id:
+                return True
+            # A submitted run may end after its parent.
+            state = None if state.accepted else state.parent
+        return False
+
     def check_alive(self) -> None:
         """Refuse new work for a run that has ended or has to stop.
 
@@ -181,6 +198,7 @@ class RunState:
             raise RunEndedError(self.id)
         reason = self.stopped()
         if reason is not None:
+            self.stop_seen = True
             raise RunCancelledError(self.id, f"has to stop ({reason}); it cannot start anything more")
 
 
@@ -267,7 +285,10 @@ class RunContext:
     @property
     def cancelled(self) -> bool:
         """Whether the function should stop: cancelled, timed out, taken over or shut down."""
-        return self._state.stopped() is not None
+        stopped = self._state.stopped() is not None
+        if stopped:
+            self._state.stop_seen = True
+        return stopped
 
     @property
     def restored(self) -> dict[str, Any] | None:
@@ -288,6 +309,7 @@ class RunContext:
             ValueError: It is not JSON.
             FencedError: Another process owns this run now.
             RunCancelledError: The run has to stop.
+            RunEndedError: Its function has returned.
         """
         self._state.check_alive()
         return self._now_or_awaited(self._state.recorder.save_checkpoint(self._state, state, step))
@@ -302,7 +324,11 @@ class RunContext:
 
         Raises:
             ValueError: The numbers make no fraction.
+            FencedError: Another process owns this run now.
+            RunCancelledError: The run has to stop.
+            RunEndedError: Its function has returned.
         """
+        self._state.check_alive()
         if not (total > 0 and 0 <= done <= total):
             raise ValueError(f"progress needs 0 <= done <= total and total > 0, got {done} of {total}")
         self._state.progress = Progress(done, total, message)

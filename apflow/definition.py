@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ABOUT = frozenset({"description", "tags", "version"})
 
 #: By name, then by place. Two places with one name are an error only where both are used.
-_known: dict[str, dict[tuple[str, str], TaskDefinition]] = {}
+_known: dict[str, dict[tuple[str, str, str], TaskDefinition]] = {}
 
 
 def define(fn: object, name: str | None, given: Mapping[str, Any]) -> TaskDefinition:
@@ -67,7 +67,9 @@ def vary(definition: TaskDefinition, options: Options, given: Mapping[str, Any])
         about |= {"name": naming.check_name(given["name"]), "named": True}
     if about:
         definition = replace(definition, **about)
-    return (register(definition) if "name" in about else definition), change(options, values)
+    # Another name or version is what a stored run is found by, in this process or in another one.
+    found_by = {"name", "version"} & about.keys()
+    return (register(definition) if found_by else definition), change(options, values)
 
 
 def as_method(definition: TaskDefinition) -> TaskDefinition:
@@ -81,12 +83,12 @@ def register(definition: TaskDefinition) -> TaskDefinition:
     It takes the place of one with the same name that stood in the same place: a cell of a notebook that was
     run again, a module that was loaded again.
     """
-    _known.setdefault(definition.name, {})[place(definition)] = definition
+    _known.setdefault(definition.name, {})[(*place(definition), definition.version)] = definition
     return definition
 
 
 def known(name: str) -> list[TaskDefinition]:
-    """Return what this process knows by this name: one definition for each place, the oldest place first."""
+    """Return what this process knows by this name: one definition for each place and version, the oldest first."""
     return list(_known.get(name, {}).values())
 
 

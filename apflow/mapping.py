@@ -35,7 +35,7 @@ async def map_async(
         async with limit:
             return await _once(definition, options, (*prefix, item), kwargs)
 
-    tasks = [asyncio.ensure_future(one(item)) for item in items]
+    tasks = [asyncio.ensure_future(one(item)) for item in list(items)]
     try:
         return list(await asyncio.gather(*tasks))
     finally:

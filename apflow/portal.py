@@ -72,6 +72,9 @@ class LoopThread:
 portal = LoopThread("apflow-portal")
 #: Runs async tasks that nobody's loop runs: called by `wait`, or taken over without a loop at hand.
 worker = LoopThread("apflow-worker")
+#: The same, for what a plain task waits for while it blocks the worker's loop, or one of these.
+_deeper: list[LoopThread] = []
+_growing = threading.Lock()
 _inherited: list[Any] = []
 
 
@@ -225,12 +228,16 @@ def start_on_portal(work: Coroutine[Any, Any, T]) -> Spawned[T]:
     return Spawned(portal.loop(), work, _context_of_blocked())
 
 
-def _context_of_blocked() -> contextvars.Context:
-    """Return a copy of the current context that knows which loop the calling thread blocks."""
+def blocked_here() -> frozenset[asyncio.AbstractEventLoop]:
+    """Return the loops that cannot go on while the caller waits on its thread."""
     loop = running_loop()
+    return blocked_loops.get() if loop is None else blocked_loops.get() | {loop}
+
+
+def _context_of_blocked() -> contextvars.Context:
+    """Return a copy of the current context that knows which loops the calling thread blocks."""
     context = contextvars.copy_context()
-    if loop is not None:
-        context.run(blocked_loops.set, blocked_loops.get() | {loop})
+    context.run(blocked_loops.set, blocked_here())
     return context
 
 
@@ -252,33 +259,27 @@ def wait(work: Coroutine[Any, Any, T], *, inside_body: bool) -> T:
     Raises:
         DeadlockError: The caller is a coroutine.
     """
-    loop = running_loop()
-    if loop is not None and not inside_body:
+    if portal.is_current() or (running_loop() is not None and not inside_body):
         work.close()
         raise DeadlockError("runtime.wait(...) would block the event loop that runs here; write `await ...`")
-    context = _context_of_blocked()
-    if worker.is_current() or worker.loop() in blocked_loops.get():
-        # The worker's loop is blocked by a plain task that waits here: this needs a loop of its own.
-        return _on_new_thread(lambda: context.run(asyncio.run, work))
-    return Spawned(worker.loop(), work, context).result()
+    return Spawned(_free_worker(blocked_here()), work, _context_of_blocked()).result()
 
 
-def _on_new_thread(body: Callable[[], T]) -> T:
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(body())
-        except BaseException as error:  # noqa: BLE001 - it is raised by the waiting thread
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="apflow-nested", daemon=True).start()
-    return future.result()
+def _free_worker(blocked: frozenset[asyncio.AbstractEventLoop]) -> asyncio.AbstractEventLoop:
+    """Return the loop of the first worker that this chain of calls does not block."""
+    with _growing:
+        for thread in (worker, *_deeper):
+            if thread.loop() not in blocked:
+                return thread.loop()
+        _deeper.append(LoopThread("apflow-worker"))
+        return _deeper[-1].loop()
 
 
 def _forget_after_fork() -> None:
-    portal.forget_after_fork()
-    worker.forget_after_fork()
+    global _growing  # noqa: PLW0603 - another thread may have held it while forking
+    _growing = threading.Lock()
+    for thread in (portal, worker, *_deeper):
+        thread.forget_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from apflow import portal
+from apflow.context import current_state
 from apflow.errors import DeadlockError, RunNotFoundError
 
 if TYPE_CHECKING:
@@ -40,11 +41,16 @@ class Run(Generic[R_co]):
         self._id = run_id
         self._definition = definition
         self._state = state
-        self._outcome = outcome
+        self._local = outcome
 
     def __repr__(self) -> str:
         name = "" if self._definition is None else f" {self._definition.name}"
         return f"<apflow.Run{name} {self._id}>"
+
+    @property
+    def _outcome(self) -> Future[Any] | None:
+        """The result in this process. A forked child has none: the run is its parent's."""
+        return None if self._state is not None and self._state.forked() else self._local
 
     @property
     def id(self) -> str:
@@ -74,7 +80,7 @@ class Run(Generic[R_co]):
     async def _result(self) -> R_co:
         outcome = self._outcome
         if outcome is None:
-            row = await self._runtime.recorder.claims.result(self._id)
+            row = await self._runtime.recorder.claims.result(self._id, self._runtime.background.rescue)
             return cast("R_co", self._decoded(row.result or "null"))
         self._check_deadlock(inside=False)
         return cast("R_co", await asyncio.shield(asyncio.wrap_future(outcome)))
@@ -118,6 +124,9 @@ class Run(Generic[R_co]):
         state = self._state
         if state is None or self._outcome is None or self._outcome.done():
             return
+        me = current_state()
+        if me is not None and me.inside(self._id):
+            raise DeadlockError(f"run {self._id} cannot wait for itself; return, and wait for it outside")
         here = portal.running_loop() if inside else None
         if state.loop is not None and (state.loop is here or state.loop in portal.blocked_loops.get()):
             raise DeadlockError(

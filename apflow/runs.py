@@ -152,9 +152,11 @@ class Runs:
     def _cancel_in(self, tx: Tx, run_id: str) -> builtins.list[str]:
         """Mark what runs, end what nobody holds; return the ids of what runs."""
         params = lease_params(self._store, 0) | {"id": run_id}
+        # Nobody ends or takes over one of them until what is said here is committed.
+        lock = " FOR UPDATE" if tx.dialect == "postgresql" else ""
         sql = (
             f"{_BELOW} SELECT id, parent_id, status, epoch, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END "
-            "FROM apflow_tasks WHERE id IN (SELECT id FROM below)"
+            f"FROM apflow_tasks WHERE id IN (SELECT id FROM below){lock}"
         )
         rows = {row[0]: row for row in tx.rows(sql, params)}
         if run_id not in rows:

@@ -106,6 +106,11 @@ class Runtime:
     def __repr__(self) -> str:
         return f"<apflow.Runtime {self.store.dialect}{' (closed)' if self._closed else ''}>"
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was left."""
+        return self._closed
+
     # -- life ------------------------------------------------------------------------------------------------
 
     async def ready(self) -> None:
@@ -190,11 +195,13 @@ class Runtime:
 
         Raises:
             DuplicateTaskError: Another one has it.
+            TaskDefinitionError: Its results cannot be stored as its annotation says.
         """
         known = self._names.get(definition.name)
         if known is not definition:
             if known is not None:
                 check_unique(known, definition)
+            definition.codec.check_result()
             self._names[definition.name] = definition
 
     def task_named(self, name: str) -> TaskDefinition | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 from apflow import portal
@@ -23,7 +25,7 @@ def stream_async(
     definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> AsyncGenerator[Any, None]:
     """Call an async generator task. Its body runs in a task of its own and waits for its consumer at each item."""
-    return _stream_async(prepare(definition, options, args, kwargs))
+    return _stream_async(prepare(definition, options, definition.codec.bind(args, kwargs)))
 
 
 async def _stream_async(call: Call) -> AsyncGenerator[Any, None]:
@@ -40,8 +42,9 @@ async def _stream_async(call: Call) -> AsyncGenerator[Any, None]:
     finally:
         if not producer.done():
             producer.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):  # the consumer has left: nobody asks
-                await producer
+            await asyncio.wait({producer})
+            if not producer.cancelled():
+                producer.exception()  # The consumer has left: nobody asks.
 
 
 class _HandOver:
@@ -111,7 +114,7 @@ def stream_sync(
     definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Generator[Any, None, None]:
     """Call a plain generator task. Its body runs on the thread that asks for the items."""
-    call = prepare(definition, options, args, kwargs)
+    call = prepare(definition, options, definition.codec.bind(args, kwargs))
     return _stream_sync(call, _Puller(call.state))
 
 
@@ -145,6 +148,7 @@ class _Puller:
         self._state = state
         self._thread = portal.CallerThread()
         self._onion: portal.Spawned[Any] | None = None
+        self._consumer = 0
 
     def start(self, job: portal.Job) -> None:
         """Take the body of an attempt."""
@@ -158,6 +162,7 @@ class _Puller:
     def items(self) -> Iterator[Any]:
         """Yield what the body yields; raise what the onion raises."""
         assert self._onion is not None
+        self._consumer = threading.get_ident()
         while (job := self._thread.next_job()) is not None:
             yield from self._run(job)
         result = self._onion.future.result()
@@ -188,5 +193,6 @@ class _Puller:
         onion = self._onion
         if onion is not None and not onion.future.done():
             onion.cancel()
-            with contextlib.suppress(BaseException):  # the consumer has left: nobody asks
-                onion.future.result()
+            # The garbage collector may call this on any thread, in the middle of anything: it must not wait there.
+            if self._consumer == threading.get_ident():
+                concurrent.futures.wait([onion.future], timeout=self._state.runtime.shutdown_seconds)

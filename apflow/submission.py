@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from apflow import portal
 from apflow.calls import onion, prepare, run_body
 from apflow.durability.claims import Joined, Replayed
-from apflow.errors import SerializationError
 from apflow.run import Run
 from apflow.streams import collect_async, collect_sync
 
@@ -34,16 +33,8 @@ def submit_sync(
 
 
 def _prepared(definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    call = prepare(definition, options, args, kwargs, owned=True)
-    state = call.state
-    state.accepted = True
-    if not definition.codec.reusable(state.arguments):
-        raise SerializationError(
-            definition.name,
-            "arguments.self",
-            type(next(iter(state.arguments.values()), None)).__name__,
-            "a submitted run has to be found again; give the class __apflow_key__() or make it a dataclass",
-        )
+    call = prepare(definition, options, definition.codec.bind(args, kwargs), owned=True)
+    call.state.accepted = True
     return call
 
 
@@ -55,6 +46,7 @@ async def _submit(call: Call) -> Run[Any]:
     if found is None:
         return runtime.background.start(call)
     if isinstance(found, Joined):
+        await runtime.recorder.writer.accept(found.run_id)
         return runtime.background.join(found.run_id, state.definition)
     outcome: Future[Any] = Future()
     assert isinstance(found, Replayed)

@@ -14,6 +14,8 @@ from apflow.durability import checkpoint, replay
 from apflow.durability.ownership import is_gone
 from apflow.durability.rows import attempts_per_allowance, owned_params
 from apflow.errors import (
+    DeadlockError,
+    FencedError,
     KeyConflictError,
     RecoveryLimitError,
     RunCancelledError,
@@ -24,6 +26,8 @@ from apflow.errors import (
 from apflow.storage.statements import lease_params
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from apflow.context import RunState
     from apflow.durability.recording import Recorder
     from apflow.durability.rows import RunRow
@@ -67,13 +71,13 @@ class Claims:
 
         Raises:
             KeyConflictError: The key was used with other arguments.
+            DeadlockError: A run calls itself with its own key.
             RunCancelledError: The run was cancelled.
             RunFailedError: We waited for it, and it failed in another process.
         """
         params = owned_params(self._store, state, self._recorder.owner, self._recorder.lease_seconds)
         while True:
-            if await self._store.write(functools.partial(self._insert, params), single=True):
-                state.stored = True
+            if await self._recorder.writer.start(state, params):
                 return None
             row = await self._existing(state)
             if row is None:
@@ -81,12 +85,6 @@ class Claims:
             outcome: Any = await self._settle_with(state, row, wait=wait)
             if outcome is not _TRY_AGAIN:
                 return cast("Replayed | Joined | None", outcome)
-
-    def _insert(self, params: dict[str, Any], tx: Tx) -> bool:
-        if tx.execute(self._recorder.statements.insert_owned, params) == 1:
-            return True
-        row = tx.row("SELECT owner, epoch, created_at FROM apflow_tasks WHERE id = :id", params)
-        return row is not None and row == (params["owner"], params["epoch"], params["now"])
 
     async def _existing(self, state: RunState) -> RunRow | None:
         if state.run_key is not None:
@@ -107,6 +105,8 @@ class Claims:
         if not wait:
             state.id = row.id
             return Joined(row.id)
+        if state.parent is not None and state.parent.inside(row.id):
+            raise DeadlockError(f"run {row.id} calls itself with its own key; use another key, or none, inside it")
         ended = await self.wait_for_end(row.id)
         if ended is None or ended.status == "in_progress":
             return _TRY_AGAIN
@@ -121,7 +121,12 @@ class Claims:
 
         Raises:
             RecoveryLimitError: It took its processes down too often; it is stored as failed.
+            RunCancelledError: Somebody had cancelled it; it is stored as cancelled.
         """
+        held = self._recorder.keeper.held.get(row.id)
+        if held is not None and held.epoch > (row.epoch or 0):
+            return False
+        before = state.id, state.root_id, state.epoch, state.stored
         state.id, state.root_id, state.stored = row.id, row.root_id, True
         state.accepted = state.accepted or row.accepted
         state.epoch = (row.epoch or 0) + 1
@@ -142,18 +147,25 @@ class Claims:
             "epoch": state.epoch,
         }
         if not await self._store.write(functools.partial(self._claim_in, params)):
-            state.stored = False
+            state.id, state.root_id, state.epoch, state.stored = before
             return False
-        if recoveries > self._recovery_limit:
-            await self._give_up(state, recoveries)
-        await self._load(state, row, new_allowance=new_allowance)
+        try:
+            await self._load(state, row, new_allowance=new_allowance)
+            if row.status == "in_progress" and row.cancel_requested_at is not None:
+                await self._cancel(state)
+            if recoveries > self._recovery_limit:
+                await self._give_up(state, recoveries)
+        except BaseException:
+            await self._recorder.writer.release(state)
+            raise
         return True
 
     def _claim_in(self, params: dict[str, Any], tx: Tx) -> bool:
         if tx.execute(self._recorder.statements.claim, params) == 1:
             return True
-        row = tx.row("SELECT owner, epoch FROM apflow_tasks WHERE id = :id", params)
-        return row == (params["owner"], params["epoch"])
+        # Done before by this very claim, or by another one of this runtime?
+        row = tx.row("SELECT owner, epoch, updated_at FROM apflow_tasks WHERE id = :id", params)
+        return row == (params["owner"], params["epoch"], params["now"])
 
     async def _recoveries(self, row: RunRow) -> tuple[int, datetime | None]:
         """Count takeovers from dead owners since the last progress. An orderly hand-back leaves no lease."""
@@ -172,6 +184,12 @@ class Claims:
         )
         return await self._store.read(lambda tx: tx.row(sql, since)) is not None
 
+    async def _cancel(self, state: RunState) -> None:
+        """End a run whose former owner did not live to see that it was cancelled."""
+        error = RunCancelledError(state.id)
+        await self._recorder.writer.end(state, "cancelled", error=error)
+        raise error
+
     async def _give_up(self, state: RunState, recoveries: int) -> None:
         error = RecoveryLimitError(
             state.id,
@@ -183,9 +201,10 @@ class Claims:
 
     async def _load(self, state: RunState, row: RunRow, *, new_allowance: bool) -> None:
         """Read what the new life has to know, once the takeover is committed."""
+        memos = await replay.load_memos(self._store, state)
+        state.open_children = set(memos.open)
         if state.checkpoint:
-            state.memos = await replay.load_memos(self._store, state)
-            state.open_children = set(state.memos.open)
+            state.memos = memos
         if row.checkpoint_at is not None:
             state.saved = state.restored = await self.saved_state(row.id)
         if not new_allowance:
@@ -224,7 +243,7 @@ class Claims:
             return
         try:
             await asyncio.wrap_future(waiter)
-        except RunInterruptedError:
+        except (RunInterruptedError, FencedError):  # somebody else carries it on
             return
 
     def watch(self, state: RunState) -> Future[Any] | None:
@@ -236,8 +255,12 @@ class Claims:
             state.waiters.append(waiter)
             return waiter
 
-    async def result(self, run_id: str) -> RunRow:
+    async def result(self, run_id: str, rescue: Callable[[RunRow], Awaitable[bool]]) -> RunRow:
         """Wait for a run and return its row once it completed.
+
+        Args:
+            run_id: The run.
+            rescue: Asked when nobody holds it any more; True when somebody carries it on.
 
         Raises:
             RunFailedError: It failed in another process; in this process, its own exception.
@@ -245,16 +268,18 @@ class Claims:
             RunInterruptedError: Nobody holds it and it has not ended.
             RunNotFoundError: There is none.
         """
-        row = await self.wait_for_end(run_id)
-        if row is None:
-            raise RunNotFoundError(run_id)
-        if row.status == "failed":
-            raise failed_elsewhere(row)
-        if row.status == "cancelled":
-            raise RunCancelledError(run_id)
-        if row.status != "completed":
-            raise RunInterruptedError(run_id)
-        return row
+        while True:
+            row = await self.wait_for_end(run_id)
+            if row is None:
+                raise RunNotFoundError(run_id)
+            if row.status == "completed":
+                return row
+            if row.status == "failed":
+                raise failed_elsewhere(row)
+            if row.status == "cancelled":
+                raise RunCancelledError(run_id)
+            if not await rescue(row):
+                raise RunInterruptedError(run_id)
 
     # -- time ------------------------------------------------------------------------------------------------
 

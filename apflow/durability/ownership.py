@@ -112,7 +112,10 @@ class LeaseKeeper:
         ticks = 0
         while not self._stop.wait(self._lease_seconds / RENEWALS_PER_LEASE):
             ticks += 1
-            self.renew()
+            try:
+                self.renew()
+            except Exception as error:  # noqa: BLE001 - without this thread every run here would be taken over
+                logger.warning("leases were not renewed (%s); they are tried again", type(error).__name__)
             if ticks % RENEWALS_PER_LEASE == 0:
                 self._tidy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import threading
@@ -14,18 +15,17 @@ from apflow.durability import replay
 from apflow.durability.claims import Claims, Replayed
 from apflow.durability.rows import Rows
 from apflow.durability.writing import RunWriter, error_columns
-from apflow.errors import FencedError, RunCancelledError, RunInterruptedError
+from apflow.errors import FencedError, RunCancelledError, RunEndedError, RunInterruptedError, StorageError
 from apflow.storage.statements import Statements
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from apflow.call import Call, CallNext
-    from apflow.context import RunState
+    from apflow.context import Memos, RunState
     from apflow.durability.ownership import LeaseKeeper
     from apflow.storage.store import Store, Tx
 
 FRACTION_DIGITS = 2
+STRAY_SECONDS = 0.005
 
 
 class Recorder:
@@ -76,7 +76,8 @@ class Recorder:
         finally:
             self.keeper.drop(state)
             if not state.settled:
-                self._settle(state, None, sys.exc_info()[1] or RunInterruptedError(state.id))
+                raised = sys.exc_info()[1]
+                self._settle(state, None, raised if isinstance(raised, Exception) else RunInterruptedError(state.id))
         return result
 
     async def _run(self, call: Call, call_next: CallNext) -> Any:
@@ -100,35 +101,40 @@ class Recorder:
         if state.cancel_sent:
             await _absorb(state)
         text = state.definition.codec.dump_result(result)
-        await self.writer.end(state, "completed", result=text)
-        if state.owned is state:
-            self._settle(state, result, None)
+        try:
+            await self.writer.end(state, "completed", result=text)
+        except StorageError:
+            # The work is done but not stored: who carries the run on later does this step again.
+            state.stopping = state.stopping or "interrupted"
+            raise
+        finally:
+            if state.owned is state and state.stored_as == "completed":
+                self._settle(state, result, None)
         return result
 
     async def _end_badly(self, state: RunState, error: BaseException) -> None:
         """Store how a run ended that did not complete, and raise what its caller has to see instead of `error`."""
+        if state.settled:
+            return
         if state.cancel_sent and not isinstance(error, asyncio.CancelledError):
             await _absorb(state)
-        reason = state.stopped() if isinstance(error, asyncio.CancelledError | RunCancelledError) else None
+        reason = state.stopped()
         outcome = error
-        if isinstance(error, FencedError) or reason == "fenced":
+        if reason == "fenced":
             outcome = error if isinstance(error, FencedError) else FencedError(state.id)
-            state.stopping = "fenced"
         elif reason == "cancelled":
             outcome = RunCancelledError(state.id)
             await self.writer.end(state, "cancelled", error=outcome)
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and reason != "interrupted":
             await self.writer.end(state, "failed", error=error)
         else:
             state.stopping = state.stopping or "interrupted"
-            outcome = RunInterruptedError(state.id)
+            outcome = error if isinstance(error, StorageError) else RunInterruptedError(state.id)
             await self.writer.release(state)
         self._settle(state, None, outcome)
-        if outcome is error or isinstance(outcome, RunInterruptedError):
-            return
-        if isinstance(error, asyncio.CancelledError) and not _was_ours(state):
-            return
-        raise outcome from error
+        ours = isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and _was_ours(state))
+        if ours and outcome is not error:
+            raise outcome from error
 
     def _settle(self, state: RunState, result: Any, error: BaseException | None) -> None:
         """Tell everybody in this process who waits for the run."""
@@ -136,11 +142,17 @@ class Recorder:
             state.settled = True
             waiters, state.waiters = state.waiters, []
         for waiter in waiters:
-            if not waiter.done():
+            if waiter.set_running_or_notify_cancel():
                 if error is None:
                     waiter.set_result(result)
                 else:
                     waiter.set_exception(error)
+
+    def hand_back(self, state: RunState) -> None:
+        """Interrupt a run from outside its onion, which never began or cannot go on."""
+        self.keeper.drop(state)
+        self.writer.release_blocking(state)
+        self._settle(state, None, RunInterruptedError(state.id))
 
     # -- inline children -------------------------------------------------------------------------------------
 
@@ -150,9 +162,10 @@ class Recorder:
         if memos is not None and known is not None:
             if known in memos.completed:
                 return state.definition.codec.load_result(memos.completed[known] or "null")
-            if known in memos.open:
-                await self._reopen(state, *memos.open[known])
+            await self._reopen(state, memos)
         state.started_at = self.store.timestamp(self.store.clock.now())
+        siblings = state.parent.children if state.parent is not None else set()
+        siblings.add(state)
         try:
             return await self._run(call, call_next)
         except Exception as error:
@@ -160,30 +173,39 @@ class Recorder:
             raise
         except asyncio.CancelledError as error:
             if state.stopped() == "cancelled":
-                await self.writer.end(state, "cancelled", error=RunCancelledError(state.id))
+                # Refused when the run above it has ended: that has settled its children too.
+                with contextlib.suppress(FencedError, RunEndedError):
+                    await self.writer.end(state, "cancelled", error=RunCancelledError(state.id))
             state.stopping = state.stopping or "interrupted"
             raise error from None
+        finally:
+            siblings.discard(state)
 
     async def _child_failed(self, state: RunState, error: Exception) -> None:
-        if isinstance(error, FencedError) or state.stopped() == "fenced":
-            state.owned.stop("fenced")
-        elif isinstance(error, RunCancelledError) and state.stopped() is not None:
+        reason = state.stopped()
+        if reason == "interrupted" or (isinstance(error, RunCancelledError) and reason is not None):
             state.stopping = state.stopping or "interrupted"
+        elif reason == "fenced":
+            return
         else:
             await self.writer.end(state, "failed", error=error)
 
-    async def _reopen(self, state: RunState, attempts_done: int, next_attempt_at: datetime | None) -> None:
-        """Continue a child of an earlier life where it stopped."""
-        state.stored = True
-        state.attempts_done = attempts_done
-        state.attempt = attempts_done + 1
-        state.first_delay = self.claims.seconds_until(next_attempt_at)
-        state.saved = state.restored = await self.claims.saved_state(state.id)
+    async def _reopen(self, state: RunState, memos: Memos) -> None:
+        """Continue a child of an earlier life where it stopped. One that failed has all its attempts again."""
+        if state.id in memos.open:
+            state.stored = True
+            state.attempts_done, next_attempt_at = memos.open[state.id]
+            state.attempt = state.attempts_done + 1
+            state.first_delay = self.claims.seconds_until(next_attempt_at)
+        if state.id in memos.saved:
+            state.saved = state.restored = await self.claims.saved_state(state.id)
 
     # -- what a run asks for -----------------------------------------------------------------------------------
 
     async def begin_attempt(self, state: RunState, attempt: int) -> None:
         """Forget which children were called; from the second attempt on, know which of them are finished."""
+        if state.children:
+            await self._end_strays(state)
         state.attempt = attempt
         state.counters = {}
         state.ended = False
@@ -191,6 +213,13 @@ class Recorder:
             state.restored = state.saved
             if state.checkpoint:
                 state.memos = await replay.load_memos(self.store, state)
+
+    async def _end_strays(self, state: RunState) -> None:
+        """Interrupt children that a failed attempt left running, and wait for them: the next one calls them again."""
+        for child in list(state.children):
+            child.stop("interrupted")
+        while state.children:  # noqa: ASYNC110 - they end on other threads too
+            await asyncio.sleep(STRAY_SECONDS)
 
     async def attempt_failed(self, state: RunState, attempt: int, error: Exception, delay: float) -> None:
         """Commit the failure together with the time of the next attempt."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from typing import TYPE_CHECKING
 
 from apflow.context import Memos
+from apflow.errors import SerializationError
 from apflow.storage.statements import MEMOS, moment
 
 if TYPE_CHECKING:
@@ -20,22 +22,33 @@ def identify(state: RunState, *, submitted: bool = False) -> None:
     That id is a hash over the parent run, the task's name and version, the fingerprint of the arguments and how
     often the parent's function has called exactly that so far; never over the position among other calls. A run
     that no life of its parent can reuse gets a random one.
+
+    Raises:
+        SerializationError: An argument cannot be stored, or the run could not be found again though it has to be.
     """
     parent, definition = state.parent, state.definition
     codec = definition.codec
     keyed = state.key is not None
-    if not keyed and (parent is None or not parent.checkpoint):
+    if not keyed and not submitted and (parent is None or not parent.checkpoint):
         state.inputs = codec.dump_arguments(state.arguments)
         state.id = new_run_id()
     else:
         encoded = state.encoded = codec.encode(state.arguments)
         state.inputs, state.fingerprint = encoded.text, encoded.fingerprint
-        if keyed or parent is None or not encoded.reusable:
+        if (keyed or submitted) and not encoded.reusable:
+            raise SerializationError(
+                definition.name,
+                "arguments.self",
+                type(next(iter(state.arguments.values()), None)).__name__,
+                "a run with a key, or a submitted one, has to be found again; "
+                "give the class __apflow_key__() or make it a dataclass",
+            )
+        if keyed or parent is None or not parent.checkpoint or not encoded.reusable:
             state.id = new_run_id()
         else:
             what = f"{definition.name}\n{definition.version}\n{encoded.fingerprint}\n{submitted}"
-            count = parent.counters.get(what, 0)
-            parent.counters[what] = count + 1
+            # One step each, as children may be called from several threads at once.
+            count = next(parent.counters.setdefault(what, itertools.count()))
             text = f"{parent.id}\n{what}\n{count}"
             state.id = state.memo_id = _uuid(hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
     if keyed:
@@ -66,13 +79,13 @@ async def load_memos(store: Store, state: RunState) -> Memos:
 
     def query(tx: Tx) -> Memos:
         memos = Memos({}, {}, set())
-        for run_id, status, result, attempts, next_attempt_at, epoch in tx.rows(MEMOS, {"id": state.id}):
+        for run_id, status, result, attempts, next_attempt_at, saved in tx.rows(MEMOS, {"id": state.id}):
             if status == "completed":
                 memos.completed[run_id] = result
-            elif epoch is None:
+            elif status == "in_progress":
                 memos.open[run_id] = (attempts or 0, moment(next_attempt_at))
-            if epoch is not None:
-                memos.owned.add(run_id)
+            if status != "completed" and saved is not None:
+                memos.saved.add(run_id)
         return memos
 
     return await store.read(query)

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "id, parent_id, task_tree_id, user_id, name, status, inputs, result, error, error_info, epoch, owner, "
     "lease_expires_at, attempt_count, max_attempts, next_attempt_at, recoveries, recovered_at, checkpoint_at, run_key, "
-    "fingerprint, idempotency_key, checkpoint, options, origin, named, accepted, task_version, kind"
+    "fingerprint, idempotency_key, checkpoint, options, origin, named, accepted, task_version, kind, "
+    "cancel_requested_at"
 )
+
+
+#: Characters of the column; of a longer text the end is kept.
+LONGEST_ORIGIN = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +54,13 @@ class RunRow:
     key: str | None
     checkpoint: bool
     options: dict[str, Any]
-    origin: str | None
+    origin: str
+    qualname: str
     named: bool
     accepted: bool
     task_version: str
     kind: str
+    cancel_requested_at: datetime | None
     free: bool
 
     @property
@@ -64,12 +71,13 @@ class RunRow:
 
 def _row(values: tuple[Any, ...]) -> RunRow:
     found = dict(zip(_NAMES, values, strict=True))
-    for name in ("lease_expires_at", "next_attempt_at", "recovered_at", "checkpoint_at"):
+    for name in ("lease_expires_at", "next_attempt_at", "recovered_at", "checkpoint_at", "cancel_requested_at"):
         found[name] = moment(found[name])
     for name in ("checkpoint", "named", "accepted", "free"):
         found[name] = bool(found[name])
     for name in ("attempt_count", "max_attempts", "recoveries"):
         found[name] = found[name] or 0
+    found["origin"], _, found["qualname"] = (found["origin"] or "#").rpartition("#")
     found["root_id"] = found.pop("task_tree_id") or found["id"]
     found["user"] = found.pop("user_id")
     found["key"] = found.pop("idempotency_key")
@@ -124,7 +132,7 @@ class Rows:
 def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float) -> dict[str, Any]:
     """Return the parameters that insert the row of an owned run."""
     params = lease_params(store, lease_seconds)
-    definition, parent = state.definition, state.parent
+    definition, parent, retry = state.definition, state.parent, state.options.retry
     params.update(
         id=state.id,
         parent_id=None if parent is None else parent.id,
@@ -135,7 +143,7 @@ def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float
         max_attempts=attempts_per_allowance(state),
         kind="run" if parent is None else "child",
         task_version=definition.version,
-        origin=definition.origin,
+        origin=f"{definition.origin}#{definition.fn.__qualname__}"[-LONGEST_ORIGIN:],
         named=definition.named,
         accepted=state.accepted,
         owner=owner,
@@ -145,6 +153,8 @@ def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float
         idempotency_key=state.key,
         checkpoint=state.checkpoint,
         options=stored_options(state),
+        backoff_strategy=None if retry is None else retry.backoff_strategy.value,
+        backoff_base_seconds=None if retry is None else retry.backoff_base_seconds,
     )
     return params
 

@@ -48,6 +48,8 @@ async def finish_body(state: RunState, future: asyncio.Future[Any], grace_second
         ended = await _patient(future, grace_seconds)
         state.body_left_running = not ended
         state.body_told_to_stop = not ended
+        if state.stopping == "interrupted" and state.cancel_sent and ended and not state.stop_seen:
+            return future.result()  # It never knew, and was in time: what is done need not be done again.
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import logging
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from apflow.durability.checkpoint import delete_in
 from apflow.durability.rows import child_params
-from apflow.errors import FencedError, StorageError
+from apflow.errors import FencedError, RunCancelledError, RunEndedError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apflow.context import RunState
+    from apflow.errors import RunError
     from apflow.storage.statements import Statements
     from apflow.storage.store import Store, Tx
 
 logger = logging.getLogger(__name__)
 
+_NOT_HANDED_BACK = "run %s was not handed back (%s); its lease runs out"
 _EXISTS = "SELECT 1 FROM apflow_tasks WHERE id = :id"
 _NO_ERROR: dict[str, str | None] = {"error": None, "error_info": None}
 
@@ -31,6 +34,52 @@ class RunWriter:
         self._store = store
         self._statements = statements
 
+    # -- starts ----------------------------------------------------------------------------------------------
+
+    async def start(self, state: RunState, params: dict[str, Any]) -> bool:
+        """Insert the row of an owned run, and those that are missing above it; False when it has one already.
+
+        Raises:
+            FencedError: Another process owns the run above it now; nothing was stored.
+            RunCancelledError: Somebody has cancelled the run above it; nothing was stored.
+        """
+        missing = self._missing(state)
+        parent = state.parent
+
+        def fn(tx: Tx) -> bool | str:
+            refused = parent is not None and (self._why_not(tx, parent.owned) or not self._store_missing(tx, state))
+            return refused if isinstance(refused, str) else self._insert(tx, params)
+
+        inserted = await self._store.write(fn, single=parent is None)
+        if isinstance(inserted, str) and parent is not None:
+            parent.owned.stop(inserted)
+            raise RunCancelledError(parent.owned.id) if inserted == "cancelled" else FencedError(parent.owned.id)
+        self._mark_stored(missing)
+        state.stored = bool(inserted)
+        return state.stored
+
+    def _why_not(self, tx: Tx, owned: RunState) -> str | None:
+        """Return why a run may not start another one, or None; what it says stays so until the commit."""
+        lock = " FOR SHARE" if tx.dialect == "postgresql" else ""
+        sql = f"SELECT epoch, status, cancel_requested_at FROM apflow_tasks WHERE id = :id{lock}"
+        row = tx.row(sql, {"id": owned.id})
+        if row is None or (row[0], row[1]) != (owned.epoch, "in_progress"):
+            return "fenced"
+        return None if row[2] is None else "cancelled"
+
+    def _insert(self, tx: Tx, params: dict[str, Any]) -> bool:
+        if tx.execute(self._statements.insert_owned, params) == 1:
+            return True
+        row = tx.row("SELECT owner, epoch, created_at FROM apflow_tasks WHERE id = :id", params)
+        if row is None:
+            return False
+        return (row[0], row[1]) == (params["owner"], params["epoch"]) and row[2] == params["now"]
+
+    async def accept(self, run_id: str) -> None:
+        """Make a running run one that is carried on without its caller: somebody has submitted it too."""
+        sql = "UPDATE apflow_tasks SET accepted = :yes WHERE id = :id AND status = 'in_progress'"
+        await self._store.write(lambda tx: tx.execute(sql, {"id": run_id, "yes": True}), single=True)
+
     # -- ends ------------------------------------------------------------------------------------------------
 
     async def end(
@@ -40,6 +89,7 @@ class RunWriter:
 
         Raises:
             FencedError: Another process owns it, or the run above it, now; nothing was stored.
+            RunEndedError: The run above it has ended; nothing was stored.
             StorageError: It could not be stored.
         """
         if state.owned is state:
@@ -63,11 +113,14 @@ class RunWriter:
         params["progress"] = int(params["completed"])
         params["attempt_count"] = state.attempt if status in ("completed", "failed") else state.attempts_done
         params |= error_columns(error)
-        if not await self._store.write(fn, single=single):
-            state.owned.stop("fenced")
-            raise FencedError(state.id)
+        try:
+            if not await self._store.write(fn, single=single):
+                raise self._refused(state)
+        except asyncio.CancelledError:  # It says so only after the write was done.
+            state.stored, state.stored_as = True, status
+            raise
+        state.stored, state.stored_as = True, status
         self._mark_stored(missing)
-        state.stored = True
         state.owned.open_children.discard(state.id)
 
     def _announced(self, state: RunState) -> bool:
@@ -106,8 +159,10 @@ class RunWriter:
     def _end_child_in(self, state: RunState, params: dict[str, Any], tx: Tx) -> bool:
         if not self._store_missing(tx, state):
             return False
-        if not self._upsert_child(tx, params) and not self._ended_already(tx, params):
-            return False
+        if not self._upsert_child(tx, params):
+            # An older call of the same child, left behind by a failed attempt, may have completed it meanwhile.
+            row = tx.row("SELECT status FROM apflow_tasks WHERE id = :id", params)
+            return row is not None and row[0] == "completed" and self.holds(tx, state)
         if state.saved is not None and params["status"] == "completed":
             delete_in(tx, state.id)
         return True
@@ -128,12 +183,22 @@ class RunWriter:
 
     async def release(self, state: RunState) -> None:
         """Hand an interrupted run back: whoever wants it may take it at once."""
+        try:
+            await self._store.write(self._release_in(state), single=True)
+        except StorageError as error:
+            logger.warning(_NOT_HANDED_BACK, state.id, type(error).__name__)
+
+    def release_blocking(self, state: RunState) -> None:
+        """Do what `release` does on the calling thread."""
+        try:
+            self._store.write_blocking(self._release_in(state))
+        except StorageError as error:
+            logger.warning(_NOT_HANDED_BACK, state.id, type(error).__name__)
+
+    def _release_in(self, state: RunState) -> Callable[[Tx], int]:
         now = self._store.timestamp(self._store.clock.now())
         params = {"id": state.id, "epoch": state.epoch, "now": now}
-        try:
-            await self._store.write(lambda tx: tx.execute(self._statements.release, params), single=True)
-        except StorageError as error:
-            logger.warning("run %s was not handed back (%s); its lease runs out", state.id, type(error).__name__)
+        return lambda tx: tx.execute(self._statements.release, params)
 
     # -- rows that are needed before their run ends ------------------------------------------------------------
 
@@ -159,6 +224,7 @@ class RunWriter:
 
         Raises:
             FencedError: Another process owns the run now; nothing was stored.
+            RunEndedError: The run above it has ended; nothing was stored.
         """
 
         def fn(tx: Tx) -> bool:
@@ -166,9 +232,17 @@ class RunWriter:
 
         missing = [*self._missing(state), state]
         if not await self._store.write(fn):
-            state.owned.stop("fenced")
-            raise FencedError(state.id)
+            raise self._refused(state)
         self._mark_stored(missing)
+
+    @staticmethod
+    def _refused(state: RunState) -> RunError:
+        """Return why the fence let nothing through, and stop what is left of the run."""
+        owned = state.owned
+        if owned is not state and owned.settled and owned.stopping != "fenced":
+            return RunEndedError(owned.id)
+        owned.stop("fenced")
+        return FencedError(state.id)
 
     @staticmethod
     def _mark_stored(states: list[RunState]) -> None:

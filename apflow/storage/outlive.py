@@ -14,7 +14,7 @@ async def outlive(future: asyncio.Future[T]) -> T:
     A write that was handed over cannot be called back, so its waiter has to know how it ended.
 
     Raises:
-        asyncio.CancelledError: The waiter was cancelled, and the write has been done.
+        asyncio.CancelledError: The waiter was cancelled, and the write has ended; its error, if any, is the cause.
     """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
@@ -24,7 +24,6 @@ async def outlive(future: asyncio.Future[T]) -> T:
             cancelled = error
         except BaseException:  # noqa: BLE001, S110 - it is the write's own, raised by result() below
             pass
-    result = future.result()
     if cancelled is not None:
-        raise cancelled
-    return result
+        raise cancelled from future.exception()
+    return future.result()

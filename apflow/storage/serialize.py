@@ -138,6 +138,14 @@ class Codec:
                 raise place.error("", nodes, place.stale)
         return arguments
 
+    def check_result(self) -> None:
+        """Find out now whether results can be stored, not after the function has done its work.
+
+        Raises:
+            TaskDefinitionError: The annotation of the result cannot be evaluated, or has no JSON form.
+        """
+        _ = self._result
+
     def dump_result(self, value: Any) -> str:
         """Return a result, or the list of a generator's items, as JSON text.
 

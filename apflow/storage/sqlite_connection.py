@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 NOTHING: Mapping[str, Any] = {}
 
+#: How large the write-ahead log may be before it is emptied, whatever the number of commits.
+WAL_BYTES = 32 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Target:
@@ -87,8 +90,6 @@ def connect(target: Target, durability: Durability) -> sqlite3.Connection:
     Raises:
         StorageError: It cannot be opened, or not be written.
     """
-    from apflow.storage.sqlite import SQLiteDialect
-
     try:
         conn = sqlite3.connect(
             target.path,
@@ -98,14 +99,25 @@ def connect(target: Target, durability: Durability) -> sqlite3.Connection:
             cached_statements=256,
             uri=target.uri,
         )
-        for pragma in SQLiteDialect.get_pragma_statements():
-            _set(conn, pragma)
-        if durability == "full":
-            conn.execute("PRAGMA synchronous=FULL")
-        conn.execute("PRAGMA wal_autocheckpoint=0")
     except sqlite3.Error as error:
         raise translated(error, target) from error
+    try:
+        _prepare(conn, durability)
+    except sqlite3.Error as error:
+        conn.close()
+        raise translated(error, target) from error
     return conn
+
+
+def _prepare(conn: sqlite3.Connection, durability: Durability) -> None:
+    from apflow.storage.sqlite import SQLiteDialect
+
+    for pragma in SQLiteDialect.get_pragma_statements():
+        _set(conn, pragma)
+    if durability == "full":
+        conn.execute("PRAGMA synchronous=FULL")
+    conn.execute("PRAGMA wal_autocheckpoint=0")
+    conn.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
 
 
 def _set(conn: sqlite3.Connection, pragma: str) -> None:
@@ -129,6 +141,20 @@ def make_schema(conn: sqlite3.Connection, target: Target) -> None:
         ensure_schema(conn, "sqlite")
     except sqlite3.Error as error:
         raise translated(error, target) from error
+
+
+def wal_path(conn: sqlite3.Connection, target: Target) -> Path | None:
+    """Return where the write-ahead log of the database is; None for a database in memory."""
+    file = conn.execute("PRAGMA database_list").fetchone()[2]
+    return None if target.memory or not file else Path(f"{file}-wal")
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def drain(connections: queue.SimpleQueue[sqlite3.Connection]) -> list[sqlite3.Connection]:

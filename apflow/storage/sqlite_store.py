@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import queue
 import random
 import sqlite3
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from apflow.errors import StorageBusyError, StorageError
 from apflow.storage import sqlite_connection as connection
 from apflow.storage.outlive import outlive
+from apflow.storage.queued import Write, deliver
 from apflow.storage.sqlite_connection import BUSY, SQLiteTx, translated
 from apflow.storage.store import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from apflow.clock import Clock
     from apflow.storage.store import Dialect, Durability, Tx
@@ -30,6 +33,7 @@ T = TypeVar("T")
 
 BATCH_SIZE = 256
 CHECKPOINT_COMMITS = 1_000
+MEASURED_COMMITS = 16
 READERS = 4
 POLL_SECONDS = (0.005, 0.05)
 
@@ -40,31 +44,44 @@ class SQLiteStore:
     An idle store commits on the calling thread, which costs less than a thread hop. As soon as something is
     queued, or somebody else holds the database's lock, one writer thread takes everything that was queued since
     its last commit into one transaction. Lock waits and WAL checkpoints happen only there.
+
+    Args:
+        url: What `parse_url` takes.
+        clock: Where the time comes from.
+        durability: With `"full"` every commit is flushed to the disk, and all of them in the writer thread.
+        wait_seconds: How long a write waits for a lock that somebody else holds.
     """
 
     dialect: Dialect = "sqlite"
     database_clock = False
 
-    def __init__(self, url: str, *, clock: Clock, durability: Durability = "normal") -> None:
+    def __init__(
+        self, url: str, *, clock: Clock, durability: Durability = "normal", wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self.url = url
         self.clock = clock
         self._target = connection.parse_url(url)
         self._durability = durability
         self._inline = durability == "normal"
+        self._wait_seconds = wait_seconds
         self._start_empty()
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._entrance = threading.Lock()
         self._wake = threading.Event()
-        self._queue: deque[_Write] = deque()
+        self._queue: deque[Write] = deque()
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._watcher: sqlite3.Connection | None = None
         self._conn: sqlite3.Connection | None = None
         self._tx: SQLiteTx | None = None
         self._thread: threading.Thread | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._wal: Path | None = None
+        self._wal_limit = connection.WAL_BYTES
         self._commits = 0
+        self._checkpoint_due = False
         self._closed = False
 
     def forget_after_fork(self) -> None:
@@ -89,6 +106,7 @@ class SQLiteStore:
                     conn.close()
                     raise
                 conn.execute("PRAGMA busy_timeout=0")
+                self._wal = connection.wal_path(conn, self._target)
                 self._tx = SQLiteTx(conn)
                 self._conn = conn
 
@@ -97,7 +115,8 @@ class SQLiteStore:
     async def write(self, fn: Callable[[Tx], T], *, single: bool = False) -> T:  # noqa: ARG002 - for PostgreSQL
         if self._conn is None:
             await self.open()
-        if self._inline and not self._queue and self._lock.acquire(blocking=False):
+        idle = not self._queue and not self._checkpoint_due
+        if self._inline and idle and self._lock.acquire(blocking=False):
             try:
                 done, result = self._commit_inline(fn)
             finally:
@@ -106,15 +125,18 @@ class SQLiteStore:
                 return cast("T", result)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._enqueue(_Write(fn, loop, future))
+        self._enqueue(Write(fn, loop, future))
         return await outlive(future)
 
     def write_blocking(self, fn: Callable[[Tx], T]) -> T:
         if self._conn is None:
             self.open_blocking()
         future: Future[T] = Future()
-        self._enqueue(_Write(fn, None, future), urgent=True)
-        return future.result(WAIT_SECONDS * 2)
+        write = Write(fn, None, future)
+        self._enqueue(write, urgent=True)
+        if not wait([future], self._wait_seconds * 2).done and self._withdraw(write):
+            raise self._busy(self._wait_seconds * 2)
+        return future.result()
 
     def _commit_inline(self, fn: Callable[[Tx], T]) -> tuple[bool, Any]:
         """Return `(True, result)`, or `(False, None)` when somebody else has the database's lock."""
@@ -133,9 +155,7 @@ class SQLiteStore:
             if isinstance(error, sqlite3.Error):
                 raise translated(error, self._target) from error
             raise
-        self._commits += 1
-        if self._commits >= CHECKPOINT_COMMITS and not self._target.memory:
-            self._enqueue(None)
+        self._count(1)
         return True, result
 
     def _connection(self) -> tuple[sqlite3.Connection, SQLiteTx]:
@@ -145,22 +165,33 @@ class SQLiteStore:
 
     @staticmethod
     def _roll_back(conn: sqlite3.Connection) -> None:
-        if conn.in_transaction:
-            conn.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.Error):  # whatever it is, the error that led here tells more
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
 
-    def _enqueue(self, write: _Write | None, *, urgent: bool = False) -> None:
-        if self._closed:
-            raise StorageError("this store was closed")
-        if write is not None:
+    def _enqueue(self, write: Write, *, urgent: bool = False) -> None:
+        with self._entrance:
+            if self._closed:
+                raise StorageError("this store was closed")
             if urgent:
                 self._queue.appendleft(write)
             else:
                 self._queue.append(write)
+            self._wake_writer()
+
+    def _withdraw(self, write: Write) -> bool:
+        """Take a write back that waits too long; False when it is being done."""
+        with self._entrance:
+            try:
+                self._queue.remove(write)
+            except ValueError:
+                return False
+            return True
+
+    def _wake_writer(self) -> None:
         if self._thread is None:
-            with self._opening:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="apflow-writer", daemon=True)
-                    self._thread.start()
+            self._thread = threading.Thread(target=self._work, name="apflow-writer", daemon=True)
+            self._thread.start()
         self._wake.set()
 
     def _work(self) -> None:
@@ -168,33 +199,54 @@ class SQLiteStore:
         while True:
             self._wake.wait()
             self._wake.clear()
-            while self._queue:
+            while self._queue or self._checkpoint_due:
                 with self._lock:
-                    batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_SIZE))]
-                    self._commit_batch(batch)
-                _deliver(batch)
-            if self._commits >= CHECKPOINT_COMMITS and not self._target.memory:
-                self._checkpoint()
+                    with self._entrance:
+                        batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_SIZE))]
+                    if batch:
+                        self._commit_batch(batch)
+                deliver(batch)
+                if self._checkpoint_due:
+                    self._checkpoint()
             if self._closed and not self._queue:
                 return
 
-    def _commit_batch(self, batch: list[_Write]) -> None:
-        conn, tx = self._connection()
+    def _commit_batch(self, batch: list[Write]) -> None:
+        conn = self._conn
         try:
+            conn, tx = self._connection()
             self._begin(conn)
             for write in batch:
-                write.run_in_savepoint(conn, tx)
+                self._run_in_savepoint(write, conn, tx)
             conn.execute("COMMIT")
-            self._commits += len(batch)
         except BaseException as error:  # noqa: BLE001 - every waiter has to learn of it
-            self._roll_back(conn)
+            if conn is not None:
+                self._roll_back(conn)
             outcome = translated(error, self._target) if isinstance(error, sqlite3.Error) else error
             for write in batch:
-                write.result, write.error = None, outcome
+                write.result, write.error = None, copy.copy(outcome)  # each waiter adds its own traceback
+        else:
+            self._count(len(batch))
+
+    def _run_in_savepoint(self, write: Write, conn: sqlite3.Connection, tx: SQLiteTx) -> None:
+        """Run a write so that its failure undoes only itself.
+
+        Raises:
+            sqlite3.Error: The whole transaction is gone.
+        """
+        conn.execute("SAVEPOINT one")
+        try:
+            write.result = write.fn(tx)
+        except BaseException as error:
+            if not conn.in_transaction:
+                raise
+            conn.execute("ROLLBACK TO one")
+            write.error = translated(error, self._target) if isinstance(error, sqlite3.Error) else error
+        conn.execute("RELEASE one")
 
     def _begin(self, conn: sqlite3.Connection) -> None:
         """Wait for the database's lock, with jitter so that processes that wait do not collide again."""
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + self._wait_seconds
         pause = 0.001
         while True:
             try:
@@ -203,28 +255,61 @@ class SQLiteStore:
                 if error.sqlite_errorcode & 0xFF not in BUSY:
                     raise
                 if time.monotonic() > deadline:
-                    raise StorageBusyError(
-                        f"{self._target.shown} has been locked by somebody else for {WAIT_SECONDS:g} s; "
-                        "find the process that holds a write transaction open"
-                    ) from error
+                    raise self._busy(self._wait_seconds) from error
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 0.05)
             else:
                 return
 
+    def _busy(self, seconds: float) -> StorageBusyError:
+        return StorageBusyError(
+            f"{self._target.shown} has been locked by somebody else for {seconds:g} s; "
+            "find the process that holds a write transaction open"
+        )
+
+    # -- the write-ahead log ---------------------------------------------------------------------------------
+
+    def _count(self, writes: int) -> None:
+        """Have the writer thread checkpoint after many commits, or sooner after large ones."""
+        if self._wal is None:
+            return
+        before = self._commits
+        self._commits += writes
+        measured = before // MEASURED_COMMITS != self._commits // MEASURED_COMMITS
+        if self._commits >= CHECKPOINT_COMMITS or (measured and connection.size(self._wal) > self._wal_limit):
+            self._checkpoint_due = True
+            with self._entrance:
+                if not self._closed:  # else closing the last connection does it
+                    self._wake_writer()
+
     def _checkpoint(self) -> None:
-        """Move the WAL into the database file, so that it does not grow for ever."""
-        with self._lock, contextlib.suppress(sqlite3.OperationalError):  # busy readers: the next one will do it
+        """Move the WAL into the database file, so that it does not grow for ever.
+
+        Somebody who reads for long keeps it from being emptied; it is tried again after as many writes more.
+        """
+        with self._lock:
             self._commits = 0
-            self._connection()[0].execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._checkpoint_due = False
+            if self._conn is None or self._wal is None:
+                return
+            emptied = False
+            with contextlib.suppress(sqlite3.Error):  # the next write tells what is wrong
+                busy, pages, moved = self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                emptied = not busy and pages == moved
+            self._wal_limit = connection.WAL_BYTES + (0 if emptied else connection.size(self._wal))
 
     # -- reading ---------------------------------------------------------------------------------------------
 
     async def read(self, fn: Callable[[Tx], T]) -> T:
-        await self.open()
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="apflow-reader")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_blocking, fn)
+        if self._conn is None:
+            await self.open()
+        with self._entrance:
+            if self._closed:
+                raise StorageError("this store was closed")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="apflow-reader")
+            future = asyncio.get_running_loop().run_in_executor(self._pool, self.read_blocking, fn)
+        return await future
 
     def read_blocking(self, fn: Callable[[Tx], T]) -> T:
         if self._conn is None:
@@ -252,21 +337,39 @@ class SQLiteStore:
 
     async def changed(self, run_id: str, seen: Any, timeout: float) -> Any:  # noqa: ARG002 - for PostgreSQL
         """Poll `PRAGMA data_version`, which changes when another connection commits."""
+        if self._conn is None:
+            await self.open()
+        if self._watcher is None and not self._target.memory:
+            await asyncio.get_running_loop().run_in_executor(None, self._watch)
         pause, longest = POLL_SECONDS
         deadline = time.monotonic() + timeout
-        version = self._data_version()
+        version = self._data_version(seen)
         while version == seen and time.monotonic() < deadline:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, longest)
-            version = self._data_version()
+            version = self._data_version(seen)
         return version
 
-    def _data_version(self) -> Any:
+    def _watch(self) -> None:
+        with self._opening:
+            if self._watcher is None and not self._closed:
+                conn = connection.connect(self._target, self._durability)
+                conn.execute("PRAGMA busy_timeout=0")
+                self._watcher = conn
+
+    def _data_version(self, seen: Any) -> Any:
         if self._target.memory:
             return self._connection()[0].total_changes
-        if self._watcher is None:
-            self._watcher = connection.connect(self._target, self._durability)
-        return self._watcher.execute("PRAGMA data_version").fetchone()[0]
+        watcher = self._watcher
+        if watcher is None or self._closed:
+            raise StorageError("this store was closed")
+        try:
+            return watcher.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as error:
+            outcome = translated(error, self._target)
+            if isinstance(outcome, StorageBusyError):
+                return seen
+            raise outcome from error
 
     def unwatch(self, run_id: str, seen: Any) -> None:
         """Nothing was registered."""
@@ -278,11 +381,11 @@ class SQLiteStore:
         return moment.isoformat(" ", "microseconds")[:26]
 
     def close(self) -> None:
-        with self._opening:
+        with self._opening, self._entrance:
             self._closed = True
         if self._thread is not None and self._thread is not threading.current_thread():
             self._wake.set()
-            self._thread.join(WAIT_SECONDS)
+            self._thread.join()
         if self._pool is not None:
             self._pool.shutdown()
         with self._lock:
@@ -290,65 +393,6 @@ class SQLiteStore:
                 if conn is not None:
                     conn.close()
             self._conn = self._tx = self._watcher = None
-
-
-class _Write:
-    """One queued transaction and who waits for it."""
-
-    __slots__ = ("error", "fn", "future", "loop", "result")
-
-    def __init__(
-        self,
-        fn: Callable[[Tx], Any],
-        loop: asyncio.AbstractEventLoop | None,
-        future: asyncio.Future[Any] | Future[Any],
-    ) -> None:
-        self.fn, self.loop, self.future = fn, loop, future
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run_in_savepoint(self, conn: sqlite3.Connection, tx: SQLiteTx) -> None:
-        """Run it so that its failure undoes only itself.
-
-        Raises:
-            sqlite3.Error: The whole transaction is gone.
-        """
-        conn.execute("SAVEPOINT one")
-        try:
-            self.result = self.fn(tx)
-        except BaseException as error:
-            if not conn.in_transaction:
-                raise
-            conn.execute("ROLLBACK TO one")
-            self.error = StorageError(f"a statement failed: {error}") if isinstance(error, sqlite3.Error) else error
-        conn.execute("RELEASE one")
-
-    def settle(self) -> None:
-        """Hand the outcome to the waiter, unless it has gone."""
-        if self.future.done():
-            return
-        if self.error is None:
-            self.future.set_result(self.result)
-        else:
-            self.future.set_exception(self.error)
-
-
-def _deliver(batch: list[_Write]) -> None:
-    """Wake every waiter: one wake-up per event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop | None, list[_Write]] = {}
-    for write in batch:
-        by_loop.setdefault(write.loop, []).append(write)
-    for loop, writes in by_loop.items():
-        if loop is None:
-            _settle_all(writes)
-            continue
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(_settle_all, writes)
-
-
-def _settle_all(writes: list[_Write]) -> None:
-    for write in writes:
-        write.settle()
 
 
 #: Connections of a parent process: closing them here would disturb it, so they are only kept.

@@ -42,6 +42,8 @@ OWNED_VALUES = {
     "idempotency_key": ":idempotency_key",
     "checkpoint": ":checkpoint",
     "options": ":options{json}",
+    "backoff_strategy": ":backoff_strategy",
+    "backoff_base_seconds": ":backoff_base_seconds",
 }
 CHILD_VALUES = {
     "id": ":id",
@@ -62,6 +64,8 @@ CHILD_VALUES = {
     "updated_at": ":now",
     "completed_at": ":completed_at",
     "kind": "'child'",
+    "backoff_strategy": "NULL",
+    "backoff_base_seconds": "NULL",
     "task_version": ":task_version",
     "checkpoint": ":checkpoint",
 }
@@ -109,7 +113,8 @@ _CLAIM = """
 UPDATE apflow_tasks SET max_attempts = :max_attempts, accepted = :accepted,
   status = 'in_progress', epoch = epoch + 1, owner = :owner, lease_expires_at = {lease},
   recoveries = :recoveries, recovered_at = :recovered_at, updated_at = :now, completed_at = NULL,
-  error = NULL, error_info = NULL, cancel_requested_at = NULL
+  error = NULL, error_info = NULL,
+  cancel_requested_at = CASE WHEN status = 'in_progress' THEN cancel_requested_at END
 WHERE id = :id AND epoch = :seen_epoch AND status = :seen_status
   AND (status <> 'in_progress' OR lease_expires_at IS NULL OR lease_expires_at < {now} OR owner = :dead_owner)"""
 
@@ -135,8 +140,8 @@ WITH RECURSIVE sub (id, status, epoch) AS (
 MEMOS = (
     SUBTREE
     + """
-SELECT t.id, t.status, t.result, t.attempt_count, t.next_attempt_at, t.epoch FROM apflow_tasks t
-JOIN sub ON sub.id = t.id WHERE t.status IN ('completed', 'in_progress') OR t.epoch IS NOT NULL"""
+SELECT t.id, t.status, t.result, t.attempt_count, t.next_attempt_at, t.checkpoint_at FROM apflow_tasks t
+JOIN sub ON sub.id = t.id WHERE t.epoch IS NULL"""
 )
 
 

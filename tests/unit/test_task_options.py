@@ -195,12 +195,12 @@ def test_another_name_makes_another_task() -> None:
         GOVERNED.with_options(name="Double")
 
 
-def test_another_version_is_not_what_others_find_by_the_name() -> None:
+def test_another_version_is_found_beside_the_first() -> None:
     original = task(name="double.versions")(double)
     changed = original.with_options(version="2", description="Twice.", tags=["math"])
     assert (changed.version, changed.description, changed.tags) == ("2", "Twice.", ("math",))
     assert (original.version, original.description, original.tags) == ("1", "", ())
-    assert known("double.versions") == [original.definition]
+    assert known("double.versions") == [original.definition, changed.definition]
 
 
 def test_what_was_not_given_says_so() -> None:
