@@ -162,10 +162,11 @@ class Claims:
 
     def _claim_in(self, params: dict[str, Any], tx: Tx) -> bool:
         if tx.execute(self._recorder.statements.claim, params) == 1:
+            params["claimed"] = True
             return True
-        # Done before by this very claim, or by another one of this runtime?
+        # Done before by this very claim, or by another one of this runtime? A clock may stand still between them.
         row = tx.row("SELECT owner, epoch, updated_at FROM apflow_tasks WHERE id = :id", params)
-        return row == (params["owner"], params["epoch"], params["now"])
+        return "claimed" in params and row == (params["owner"], params["epoch"], params["now"])
 
     async def _recoveries(self, row: RunRow) -> tuple[int, datetime | None]:
         """Count takeovers from dead owners since the last progress. An orderly hand-back leaves no lease."""

@@ -69,9 +69,10 @@ class RunWriter:
 
     def _insert(self, tx: Tx, params: dict[str, Any]) -> bool:
         if tx.execute(self._statements.insert_owned, params) == 1:
+            params["inserted"] = True
             return True
         row = tx.row("SELECT owner, epoch, created_at FROM apflow_tasks WHERE id = :id", params)
-        if row is None:
+        if row is None or "inserted" not in params:
             return False
         return (row[0], row[1]) == (params["owner"], params["epoch"]) and row[2] == params["now"]
 
