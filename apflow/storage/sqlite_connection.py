@@ -109,6 +109,13 @@ def connect(target: Target, durability: Durability) -> sqlite3.Connection:
     return conn
 
 
+def connect_impatient(target: Target, durability: Durability) -> sqlite3.Connection:
+    """Do what `connect` does; the connection never waits for a lock that somebody else holds."""
+    conn = connect(target, durability)
+    conn.execute("PRAGMA busy_timeout=0")
+    return conn
+
+
 def _prepare(conn: sqlite3.Connection, durability: Durability) -> None:
     from apflow.storage.sqlite import SQLiteDialect
 
@@ -163,6 +170,14 @@ def drain(connections: queue.SimpleQueue[sqlite3.Connection]) -> list[sqlite3.Co
     while not connections.empty():
         drained.append(connections.get_nowait())
     return drained
+
+
+def locked(target: Target, seconds: float) -> StorageBusyError:
+    """Return the error of somebody who has waited this long for a lock."""
+    return StorageBusyError(
+        f"{target.shown} has been locked by somebody else for {seconds:g} s; "
+        "find the process that holds a write transaction open"
+    )
 
 
 def translated(error: sqlite3.Error, target: Target) -> StorageError:

@@ -14,11 +14,13 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from apflow.errors import StorageBusyError, StorageError
+from apflow.errors import StorageError
 from apflow.storage import sqlite_connection as connection
 from apflow.storage.outlive import outlive
 from apflow.storage.queued import Write, deliver
 from apflow.storage.sqlite_connection import BUSY, SQLiteTx, translated
+from apflow.storage.sqlite_fork import in_sqlite
+from apflow.storage.sqlite_watcher import Watcher
 from apflow.storage.store import WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ BATCH_SIZE = 256
 CHECKPOINT_COMMITS = 1_000
 MEASURED_COMMITS = 16
 READERS = 4
-POLL_SECONDS = (0.005, 0.05)
 
 
 class SQLiteStore:
@@ -65,15 +66,16 @@ class SQLiteStore:
         self._inline = durability == "normal"
         self._wait_seconds = wait_seconds
         self._start_empty()
+        in_sqlite.include(self)
 
     def _start_empty(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._opening = threading.Lock()
         self._entrance = threading.Lock()
         self._wake = threading.Event()
         self._queue: deque[Write] = deque()
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
-        self._watcher: sqlite3.Connection | None = None
+        self._watcher = Watcher(self._target, self._durability, lambda: self._connection()[0].total_changes)
         self._conn: sqlite3.Connection | None = None
         self._tx: SQLiteTx | None = None
         self._thread: threading.Thread | None = None
@@ -84,18 +86,13 @@ class SQLiteStore:
         self._checkpoint_due = False
         self._closed = False
 
-    def forget_after_fork(self) -> None:
-        """Start again without the parent's connections, which stay open but are never used or closed here."""
-        _inherited.append((self._conn, self._watcher, self._readers, self._pool, self._thread))
-        self._start_empty()
-
     async def open(self) -> None:
         if self._conn is None:
             await asyncio.get_running_loop().run_in_executor(None, self.open_blocking)
 
     def open_blocking(self) -> None:
         """Open on the calling thread."""
-        with self._opening:
+        with self._opening, in_sqlite:
             if self._closed:
                 raise StorageError("this store was closed")
             if self._conn is None:
@@ -116,11 +113,11 @@ class SQLiteStore:
         if self._conn is None:
             await self.open()
         idle = not self._queue and not self._checkpoint_due
-        if self._inline and idle and self._lock.acquire(blocking=False):
+        if self._inline and idle and self.lock.acquire(blocking=False):
             try:
                 done, result = self._commit_inline(fn)
             finally:
-                self._lock.release()
+                self.lock.release()
             if done:
                 return cast("T", result)
         loop = asyncio.get_running_loop()
@@ -135,7 +132,7 @@ class SQLiteStore:
         write = Write(fn, None, future)
         self._enqueue(write, urgent=True)
         if not wait([future], self._wait_seconds * 2).done and self._withdraw(write):
-            raise self._busy(self._wait_seconds * 2)
+            raise connection.locked(self._target, self._wait_seconds * 2)
         return future.result()
 
     def _commit_inline(self, fn: Callable[[Tx], T]) -> tuple[bool, Any]:
@@ -200,7 +197,7 @@ class SQLiteStore:
             self._wake.wait()
             self._wake.clear()
             while self._queue or self._checkpoint_due:
-                with self._lock:
+                with self.lock:
                     with self._entrance:
                         batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_SIZE))]
                     if batch:
@@ -255,17 +252,11 @@ class SQLiteStore:
                 if error.sqlite_errorcode & 0xFF not in BUSY:
                     raise
                 if time.monotonic() > deadline:
-                    raise self._busy(self._wait_seconds) from error
+                    raise connection.locked(self._target, self._wait_seconds) from error
                 time.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, 0.05)
             else:
                 return
-
-    def _busy(self, seconds: float) -> StorageBusyError:
-        return StorageBusyError(
-            f"{self._target.shown} has been locked by somebody else for {seconds:g} s; "
-            "find the process that holds a write transaction open"
-        )
 
     # -- the write-ahead log ---------------------------------------------------------------------------------
 
@@ -287,7 +278,7 @@ class SQLiteStore:
 
         Somebody who reads for long keeps it from being emptied; it is tried again after as many writes more.
         """
-        with self._lock:
+        with self.lock:
             self._commits = 0
             self._checkpoint_due = False
             if self._conn is None or self._wal is None:
@@ -315,16 +306,17 @@ class SQLiteStore:
         if self._conn is None:
             self.open_blocking()
         if self._target.memory:
-            with self._lock:
+            with self.lock:
                 return self._query(self._connection()[0], fn)
-        try:
-            conn = self._readers.get_nowait()
-        except queue.Empty:
-            conn = connection.connect(self._target, self._durability)
-        try:
-            return self._query(conn, fn)
-        finally:
-            self._readers.put(conn)
+        with in_sqlite:
+            try:
+                conn = self._readers.get_nowait()
+            except queue.Empty:
+                conn = connection.connect(self._target, self._durability)
+            try:
+                return self._query(conn, fn)
+            finally:
+                self._readers.put(conn)
 
     def _query(self, conn: sqlite3.Connection, fn: Callable[[Tx], T]) -> T:
         try:
@@ -336,40 +328,10 @@ class SQLiteStore:
             self._roll_back(conn)
 
     async def changed(self, run_id: str, seen: Any, timeout: float) -> Any:  # noqa: ARG002 - for PostgreSQL
-        """Poll `PRAGMA data_version`, which changes when another connection commits."""
+        """Poll the version of the database, which changes when another connection commits."""
         if self._conn is None:
             await self.open()
-        if self._watcher is None and not self._target.memory:
-            await asyncio.get_running_loop().run_in_executor(None, self._watch)
-        pause, longest = POLL_SECONDS
-        deadline = time.monotonic() + timeout
-        version = self._data_version(seen)
-        while version == seen and time.monotonic() < deadline:
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, longest)
-            version = self._data_version(seen)
-        return version
-
-    def _watch(self) -> None:
-        with self._opening:
-            if self._watcher is None and not self._closed:
-                conn = connection.connect(self._target, self._durability)
-                conn.execute("PRAGMA busy_timeout=0")
-                self._watcher = conn
-
-    def _data_version(self, seen: Any) -> Any:
-        if self._target.memory:
-            return self._connection()[0].total_changes
-        watcher = self._watcher
-        if watcher is None or self._closed:
-            raise StorageError("this store was closed")
-        try:
-            return watcher.execute("PRAGMA data_version").fetchone()[0]
-        except sqlite3.Error as error:
-            outcome = translated(error, self._target)
-            if isinstance(outcome, StorageBusyError):
-                return seen
-            raise outcome from error
+        return await self._watcher.changed(seen, timeout)
 
     def unwatch(self, run_id: str, seen: Any) -> None:
         """Nothing was registered."""
@@ -388,12 +350,37 @@ class SQLiteStore:
             self._thread.join()
         if self._pool is not None:
             self._pool.shutdown()
-        with self._lock:
-            for conn in (self._conn, self._watcher, *connection.drain(self._readers)):
-                if conn is not None:
-                    conn.close()
-            self._conn = self._tx = self._watcher = None
+        self._watcher.close()
+        with self.lock:
+            self._close_connections()
+            self._conn = self._tx = None
+
+    def _close_connections(self) -> None:
+        for conn in (self._conn, *connection.drain(self._readers)):
+            if conn is not None:
+                conn.close()
+
+    # -- forks -----------------------------------------------------------------------------------------------
+
+    def let_go(self) -> None:
+        """Close the connections for the moment of a fork. A database in memory has nothing to share."""
+        if not self._target.memory:
+            self._close_connections()
+            self._watcher.let_go()
+
+    def take_up(self) -> None:
+        """Open again what `let_go` closed."""
+        if self._conn is not None and not self._target.memory:
+            self._conn = self._tx = None
+            self._conn = connection.connect_impatient(self._target, self._durability)
+            self._tx = SQLiteTx(self._conn)
+            self._watcher.take_up()
+
+    def forget_after_fork(self) -> None:
+        """Start again in the child, without connections."""
+        _inherited.append((self._conn, self._watcher, self._readers, self._pool, self._thread))
+        self._start_empty()
 
 
-#: Connections of a parent process: closing them here would disturb it, so they are only kept.
+#: What a parent process had: if a connection was in use when it forked, closing it here would disturb the parent.
 _inherited: list[Any] = []
