@@ -62,7 +62,7 @@ async def _call(name: str) -> Any:
 async def call_once(url: str, name: str, how: str) -> None:
     """Get the result of a run that others want at the same time, called or submitted, when the gate opens."""
     task = getattr(flows, name).with_options(key="same")
-    async with Runtime(url, lease_seconds=1):
+    async with Runtime(url):
         tell(ready=True)
         await gate()
         tell(result=await task("one") if how == "call" else await (await task.submit("one")))
@@ -91,7 +91,7 @@ async def set_out(url: str) -> None:
 
 async def carry_on(url: str) -> None:
     """Carry on what nobody is allowed to carry on unasked."""
-    async with Runtime(url, lease_seconds=1) as runtime:
+    async with Runtime(url) as runtime:
         unasked = [run.id for run in await runtime.recover()]
         left = {row.inputs["name"]: row.id for row in await runtime.runs.list(status="in_progress")}
         resumed = await (await runtime.runs.resume(left["resumed"]))
@@ -127,13 +127,13 @@ async def watch(url: str, leave: str, **options: Any) -> None:
 
 async def fork_inside(url: str) -> None:
     """Fork in the middle of runs."""
-    async with Runtime(url, lease_seconds=1):
+    async with Runtime(url):
         tell(result=await flows.forks())
 
 
 def fork_outside(url: str) -> None:
     """Fork from plain code while a run goes on beside it; the children leave as programs do."""
-    with Runtime(url, lease_seconds=1):
+    with Runtime(url):
         run = flows.plain_errand.submit("beside the forks")
         children = []
         for name in ("left fork", "right fork"):
@@ -149,7 +149,7 @@ def fork_outside(url: str) -> None:
 
 def outlive(url: str) -> None:
     """Fork, have the child use the database, close it here, and have the child use it again."""
-    with Runtime(url, lease_seconds=1):
+    with Runtime(url):
         flows.plain_mark("the parent")
         pid = os.fork()
         if pid == 0:
