@@ -178,7 +178,8 @@ def fork_often(url: str, times: int) -> None:
         while not stop.is_set():
             look()
 
-    threads = [threading.Thread(target=keep_looking) for _ in range(3)]
+    # One is enough; several keep each other waiting for locks, longer than a fork has patience for.
+    threads = [threading.Thread(target=keep_looking)]
     for thread in threads:
         thread.start()
     for _ in range(times):
