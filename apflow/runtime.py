@@ -349,6 +349,8 @@ def _close_all() -> None:
 
 
 def _forget_after_fork() -> None:
+    global _choosing  # noqa: PLW0603 - another thread may have held it while forking
+    _choosing = threading.Lock()
     for one in list(_runtimes):
         one.forget_after_fork()
 

@@ -16,6 +16,7 @@ from apflow.errors import (
     StorageReadOnlyError,
     StorageUnavailableError,
 )
+from apflow.storage.store import WAIT_SECONDS
 
 if TYPE_CHECKING:
     import queue
@@ -129,11 +130,12 @@ def _prepare(conn: sqlite3.Connection, durability: Durability) -> None:
 
 def _set(conn: sqlite3.Connection, pragma: str) -> None:
     """Set one pragma; changing to WAL asks for a lock that ignores the busy timeout, so it is tried again."""
-    for attempt in range(200):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
         try:
             conn.execute(pragma)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in BUSY or attempt == 199:  # noqa: PLR2004 - the last one
+            if error.sqlite_errorcode & 0xFF not in BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.025)
         else:

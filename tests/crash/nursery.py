@@ -7,6 +7,7 @@ half a second of processor time every time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -36,28 +37,46 @@ def prepare() -> None:
 
 def serve() -> dict[str, Any] | None:
     """Answer each line on standard input; return the order in the worker that it makes, None at the end."""
-    children: set[int] = set()
+    workers: set[int] = set()
     while line := sys.stdin.readline():
         order: dict[str, Any] = json.loads(line)
+        answer = None
         if "poll" in order:
-            pid, status = os.waitpid(order["poll"], os.WNOHANG)
-            children.discard(pid)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
+            answer = status(order["poll"])
+        elif "dismiss" in order:
+            dismiss(order["dismiss"])
+            workers.remove(order["dismiss"])
         else:
             answer = os.fork()
             if answer == 0:
                 become_worker(order)
                 return order
-            children.add(answer)
+            workers.add(answer)
         print(json.dumps(answer), flush=True)  # noqa: T201 - this is how it answers
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    for pid in workers:
+        dismiss(pid)
     return None
 
 
+def status(pid: int) -> int | None:
+    """Return how a worker ended, or None. Its number stays its own until it is dismissed."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def dismiss(pid: int) -> None:
+    """Kill a worker, if it lives, and whatever it has forked."""
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it died before it had a group
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 def become_worker(order: dict[str, Any]) -> None:
-    """Have streams and an environment of its own, and take Ctrl-C as a program at a terminal does."""
+    """Have a group, streams and an environment of its own, and take Ctrl-C as a program at a terminal does."""
+    os.setpgrp()
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for number, path in ((1, order["out"]), (2, order["err"])):
         os.dup2(os.open(path, flags), number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -80,7 +79,7 @@ class Worker:
         return [json.loads(line) for line in self._out.read_text().splitlines()]
 
     def send(self, number: int) -> None:
-        """Send it a signal. Its number is its own until it has been waited for."""
+        """Send it a signal."""
         assert self.poll() is None, self.troubles()
         os.kill(self.pid, number)
 
@@ -180,12 +179,9 @@ class Crew:
         return "\n".join(worker.troubles() for worker in self._workers) + f"\n{self.effects()}"
 
     def dismiss(self) -> None:
-        """Kill whoever is left."""
+        """Kill whoever is left, with all that they have forked."""
         for worker in self._workers:
-            if worker.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGKILL)
-                worker.wait()
+            self._nursery.ask(dismiss=worker.pid)
 
 
 def until(condition: Callable[[], bool], what: str, troubles: Callable[[], str] = str) -> None:
