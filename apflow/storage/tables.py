@@ -13,26 +13,27 @@ from typing import Any
 
 from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Integer, Numeric, String, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import registry
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
 from apflow.storage.column_types import JsonValue, UtcDateTime, UtcTimestamp
+from apflow.storage.ledger_tables import BudgetAccountModel, BudgetHoldModel, DecisionModel, UsageEventModel
+from apflow.storage.table_base import Base, column, metadata, required
 
-
-class _Base(SQLModel, registry=registry()):
-    """Keeps these tables out of the metadata of an application that uses SQLModel too."""
-
-
-metadata = _Base.metadata
-
-
-def _column(type_: Any, *constraints: Any, default: Any = None, **options: Any) -> Any:
-    """Return a field; `default` is Python's, which no other program that writes to the table sees."""
-    return Field(default=default, sa_column=Column(type_, *constraints, **options))
-
-
-def _required(type_: Any, *constraints: Any, **options: Any) -> Any:
-    return Field(sa_column=Column(type_, *constraints, nullable=False, **options))
+__all__ = [
+    "BudgetAccountModel",
+    "BudgetHoldModel",
+    "ClusterLeaderModel",
+    "DecisionModel",
+    "DistributedNodeModel",
+    "ExecutionIdempotencyModel",
+    "SchemaMigrationModel",
+    "TaskCheckpointModel",
+    "TaskEventModel",
+    "TaskLeaseModel",
+    "TaskModel",
+    "UsageEventModel",
+    "metadata",
+]
 
 
 def _id() -> Any:
@@ -58,7 +59,7 @@ _PARTIAL = (
 )
 
 
-class TaskModel(_Base, table=True):
+class TaskModel(Base, table=True):
     """One run. `status` is pending, in_progress, completed, failed or cancelled."""
 
     __tablename__ = "apflow_tasks"
@@ -69,119 +70,120 @@ class TaskModel(_Base, table=True):
     )
 
     id: str = _id()
-    parent_id: str | None = _column(String(255))
-    task_tree_id: str | None = _column(String(255))
-    user_id: str | None = _column(String(255))
-    name: str = _required(String(100))
-    status: str | None = _column(String(50), default="pending")
-    priority: int | None = _column(Integer, default=2)
-    dependencies: list[Any] | None = _column(JSON(none_as_null=True))
-    inputs: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    params: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    result: Any = _column(JsonValue())
-    error: str | None = _column(Text)
-    schemas: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    progress: Decimal | None = _column(Numeric(3, 2), default=Decimal(0))
-    created_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
-    started_at: datetime | None = _column(UtcDateTime())
-    updated_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
-    completed_at: datetime | None = _column(UtcDateTime())
-    has_children: bool | None = _column(Boolean, default=False)
-    original_task_id: str | None = _column(String(255))
-    origin_type: str | None = _column(String(50))
-    has_references: bool | None = _column(Boolean)
+    parent_id: str | None = column(String(255))
+    task_tree_id: str | None = column(String(255))
+    user_id: str | None = column(String(255))
+    name: str = required(String(100))
+    status: str | None = column(String(50), default="pending")
+    priority: int | None = column(Integer, default=2)
+    dependencies: list[Any] | None = column(JSON(none_as_null=True))
+    inputs: dict[str, Any] | None = column(JSON(none_as_null=True))
+    params: dict[str, Any] | None = column(JSON(none_as_null=True))
+    result: Any = column(JsonValue())
+    error: str | None = column(Text)
+    schemas: dict[str, Any] | None = column(JSON(none_as_null=True))
+    progress: Decimal | None = column(Numeric(3, 2), default=Decimal(0))
+    created_at: datetime | None = column(UtcDateTime(), server_default=func.now())
+    started_at: datetime | None = column(UtcDateTime())
+    updated_at: datetime | None = column(UtcDateTime(), server_default=func.now())
+    completed_at: datetime | None = column(UtcDateTime())
+    has_children: bool | None = column(Boolean, default=False)
+    original_task_id: str | None = column(String(255))
+    origin_type: str | None = column(String(50))
+    has_references: bool | None = column(Boolean)
 
-    schedule_type: str | None = _column(String(20))
-    schedule_expression: str | None = _column(String(100))
-    schedule_enabled: bool | None = _column(Boolean)
-    schedule_start_at: datetime | None = _column(UtcDateTime())
-    schedule_end_at: datetime | None = _column(UtcDateTime())
-    next_run_at: datetime | None = _column(UtcDateTime())
-    last_run_at: datetime | None = _column(UtcDateTime())
-    max_runs: int | None = _column(Integer)
-    run_count: int | None = _column(Integer)
+    schedule_type: str | None = column(String(20))
+    schedule_expression: str | None = column(String(100))
+    schedule_enabled: bool | None = column(Boolean)
+    schedule_start_at: datetime | None = column(UtcDateTime())
+    schedule_end_at: datetime | None = column(UtcDateTime())
+    next_run_at: datetime | None = column(UtcDateTime())
+    last_run_at: datetime | None = column(UtcDateTime())
+    max_runs: int | None = column(Integer)
+    run_count: int | None = column(Integer)
 
-    lease_id: str | None = _column(String(100))
-    lease_expires_at: datetime | None = _column(UtcDateTime())
-    placement_constraints: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    attempt_id: int | None = _column(Integer)
-    idempotency_key: str | None = _column(String(255))
-    last_assigned_node: str | None = _column(String(100))
+    lease_id: str | None = column(String(100))
+    lease_expires_at: datetime | None = column(UtcDateTime())
+    placement_constraints: dict[str, Any] | None = column(JSON(none_as_null=True))
+    attempt_id: int | None = column(Integer)
+    idempotency_key: str | None = column(String(255))
+    last_assigned_node: str | None = column(String(100))
 
-    checkpoint_at: datetime | None = _column(UtcTimestamp())
-    resume_from: str | None = _column(String(255))
-    attempt_count: int | None = _column(Integer, default=0, server_default=text("0"))
-    max_attempts: int | None = _column(Integer, default=3, server_default=text("3"))
-    backoff_strategy: str | None = _column(String(20), default="exponential", server_default="exponential")
-    backoff_base_seconds: Decimal | None = _column(Numeric(10, 2), default=Decimal(1), server_default=text("1.0"))
-    token_usage: dict[str, int] | None = _column(
+    checkpoint_at: datetime | None = column(UtcTimestamp())
+    resume_from: str | None = column(String(255))
+    attempt_count: int | None = column(Integer, default=0, server_default=text("0"))
+    max_attempts: int | None = column(Integer, default=3, server_default=text("3"))
+    backoff_strategy: str | None = column(String(20), default="exponential", server_default="exponential")
+    backoff_base_seconds: Decimal | None = column(Numeric(10, 2), default=Decimal(1), server_default=text("1.0"))
+    token_usage: dict[str, int] | None = column(
         JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
     )
-    token_budget: int | None = _column(Integer)
-    estimated_cost_usd: Decimal | None = _column(Numeric(12, 6))
-    actual_cost_usd: Decimal | None = _column(Numeric(12, 6))
-    cost_policy: str | None = _column(String(100))
+    token_budget: int | None = column(Integer)
+    estimated_cost_usd: Decimal | None = column(Numeric(12, 6))
+    actual_cost_usd: Decimal | None = column(Numeric(12, 6))
+    cost_policy: str | None = column(String(100))
 
-    kind: str | None = _column(String(10))
-    task_version: str | None = _column(String(50))
-    origin: str | None = _column(String(500))
-    named: bool | None = _column(Boolean)
-    accepted: bool | None = _column(Boolean)
-    owner: str | None = _column(String(255))
-    epoch: int | None = _column(Integer)
-    recoveries: int | None = _column(Integer)
-    recovered_at: datetime | None = _column(UtcDateTime())
-    run_key: str | None = _column(String(64))
-    fingerprint: str | None = _column(String(64))
-    checkpoint: bool | None = _column(Boolean)
-    options: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    next_attempt_at: datetime | None = _column(UtcDateTime())
-    cancel_requested_at: datetime | None = _column(UtcDateTime())
-    error_info: dict[str, Any] | None = _column(JSON(none_as_null=True))
+    kind: str | None = column(String(10))
+    task_version: str | None = column(String(50))
+    origin: str | None = column(String(500))
+    named: bool | None = column(Boolean)
+    accepted: bool | None = column(Boolean)
+    owner: str | None = column(String(255))
+    epoch: int | None = column(Integer)
+    recoveries: int | None = column(Integer)
+    recovered_at: datetime | None = column(UtcDateTime())
+    run_key: str | None = column(String(64))
+    fingerprint: str | None = column(String(64))
+    checkpoint: bool | None = column(Boolean)
+    options: dict[str, Any] | None = column(JSON(none_as_null=True))
+    next_attempt_at: datetime | None = column(UtcDateTime())
+    cancel_requested_at: datetime | None = column(UtcDateTime())
+    error_info: dict[str, Any] | None = column(JSON(none_as_null=True))
+    model: str | None = column(String(255))
 
 
-class TaskCheckpointModel(_Base, table=True):
+class TaskCheckpointModel(Base, table=True):
     """A state that a run saved; it goes when its run is deleted."""
 
     __tablename__ = "task_checkpoints"
 
     id: str = _id()
-    task_id: str = _required(String(255), ForeignKey("apflow_tasks.id", ondelete="CASCADE"), index=True)
-    checkpoint_data: str = _required(Text)
-    step_name: str | None = _column(String(255))
-    created_at: datetime | None = _column(UtcTimestamp(), nullable=False, server_default=func.now())
+    task_id: str = required(String(255), ForeignKey("apflow_tasks.id", ondelete="CASCADE"), index=True)
+    checkpoint_data: str = required(Text)
+    step_name: str | None = column(String(255))
+    created_at: datetime | None = column(UtcTimestamp(), nullable=False, server_default=func.now())
 
 
-class SchemaMigrationModel(_Base, table=True):
+class SchemaMigrationModel(Base, table=True):
     """What v1 noted about its own migrations."""
 
     __tablename__ = "apflow_schema_migrations"
 
-    id: str = _required(String(100), primary_key=True)
-    description: str = _required(Text)
-    apflow_version: str = _required(String(50))
-    created_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
-    updated_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
+    id: str = required(String(100), primary_key=True)
+    description: str = required(Text)
+    apflow_version: str = required(String(50))
+    created_at: datetime | None = column(UtcDateTime(), server_default=func.now())
+    updated_at: datetime | None = column(UtcDateTime(), server_default=func.now())
 
 
-class DistributedNodeModel(_Base, table=True):
+class DistributedNodeModel(Base, table=True):
     """A machine of a v1 cluster."""
 
     __tablename__ = "apflow_distributed_nodes"
 
-    node_id: str = _required(String(100), primary_key=True)
-    executor_types: list[str] = _required(JSON)
-    capabilities: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    status: str = _required(String(20))
-    heartbeat_at: datetime = _required(UtcDateTime())
-    registered_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
+    node_id: str = required(String(100), primary_key=True)
+    executor_types: list[str] = required(JSON)
+    capabilities: dict[str, Any] | None = column(JSON(none_as_null=True))
+    status: str = required(String(20))
+    heartbeat_at: datetime = required(UtcDateTime())
+    registered_at: datetime | None = column(UtcDateTime(), server_default=func.now())
 
 
 def _of_task(table: str) -> ForeignKey:
     return ForeignKey("apflow_tasks.id", name=f"{table}_task_id_fkey", ondelete="CASCADE")
 
 
-class TaskLeaseModel(_Base, table=True):
+class TaskLeaseModel(Base, table=True):
     """A lease of a v1 cluster; today's leases are columns of `apflow_tasks`."""
 
     __tablename__ = "apflow_task_leases"
@@ -190,42 +192,42 @@ class TaskLeaseModel(_Base, table=True):
         Index("ix_apflow_task_leases_expires_at", "expires_at"),
     )
 
-    task_id: str = _required(String(100), _of_task("apflow_task_leases"), primary_key=True)
-    node_id: str = _required(String(100), ForeignKey("apflow_distributed_nodes.node_id"))
-    lease_token: str = _required(String(100))
-    acquired_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
-    expires_at: datetime = _required(UtcDateTime())
-    attempt_id: int | None = _column(Integer)
+    task_id: str = required(String(100), _of_task("apflow_task_leases"), primary_key=True)
+    node_id: str = required(String(100), ForeignKey("apflow_distributed_nodes.node_id"))
+    lease_token: str = required(String(100))
+    acquired_at: datetime | None = column(UtcDateTime(), server_default=func.now())
+    expires_at: datetime = required(UtcDateTime())
+    attempt_id: int | None = column(Integer)
 
 
-class ExecutionIdempotencyModel(_Base, table=True):
+class ExecutionIdempotencyModel(Base, table=True):
     """The result of one attempt in a v1 cluster."""
 
     __tablename__ = "apflow_execution_idempotency"
     __table_args__ = (Index("ix_apflow_execution_idempotency_idempotency_key", "idempotency_key", unique=True),)
 
-    task_id: str = _required(String(100), primary_key=True)
-    attempt_id: int = _required(Integer, primary_key=True, autoincrement=False)
-    idempotency_key: str = _required(String(255))
-    result: Any = _column(JSON(none_as_null=True))
-    status: str = _required(String(20))
-    created_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
+    task_id: str = required(String(100), primary_key=True)
+    attempt_id: int = required(Integer, primary_key=True, autoincrement=False)
+    idempotency_key: str = required(String(255))
+    result: Any = column(JSON(none_as_null=True))
+    status: str = required(String(20))
+    created_at: datetime | None = column(UtcDateTime(), server_default=func.now())
 
 
-class ClusterLeaderModel(_Base, table=True):
+class ClusterLeaderModel(Base, table=True):
     """The leader of a v1 cluster: one row at most."""
 
     __tablename__ = "apflow_cluster_leader"
     __table_args__ = (Index("ix_apflow_cluster_leader_expires_at", "expires_at"),)
 
-    leader_id: str = _required(String(100), primary_key=True)
-    node_id: str = _required(String(100), ForeignKey("apflow_distributed_nodes.node_id"))
-    lease_token: str = _required(String(100), unique=True)
-    acquired_at: datetime | None = _column(UtcDateTime(), server_default=func.now())
-    expires_at: datetime = _required(UtcDateTime())
+    leader_id: str = required(String(100), primary_key=True)
+    node_id: str = required(String(100), ForeignKey("apflow_distributed_nodes.node_id"))
+    lease_token: str = required(String(100), unique=True)
+    acquired_at: datetime | None = column(UtcDateTime(), server_default=func.now())
+    expires_at: datetime = required(UtcDateTime())
 
 
-class TaskEventModel(_Base, table=True):
+class TaskEventModel(Base, table=True):
     """Something that happened to a task in a v1 cluster."""
 
     __tablename__ = "apflow_task_events"
@@ -234,9 +236,9 @@ class TaskEventModel(_Base, table=True):
         Index("ix_apflow_task_events_timestamp", "timestamp"),
     )
 
-    event_id: str = _required(String(100), primary_key=True)
-    task_id: str = _required(String(100), _of_task("apflow_task_events"))
-    event_type: str = _required(String(50))
-    node_id: str | None = _column(String(100))
-    details: dict[str, Any] | None = _column(JSON(none_as_null=True))
-    timestamp: datetime | None = _column(UtcDateTime(), server_default=func.now())
+    event_id: str = required(String(100), primary_key=True)
+    task_id: str = required(String(100), _of_task("apflow_task_events"))
+    event_type: str = required(String(50))
+    node_id: str | None = column(String(100))
+    details: dict[str, Any] | None = column(JSON(none_as_null=True))
+    timestamp: datetime | None = column(UtcDateTime(), server_default=func.now())

@@ -1,3 +1,68 @@
+CREATE TABLE apflow_budget_accounts (
+  id VARCHAR(64) NOT NULL,
+  name VARCHAR(255) NOT NULL,
+  per VARCHAR(10) NOT NULL,
+  scope_id VARCHAR(255) NOT NULL,
+  unit VARCHAR(10) NOT NULL,
+  period VARCHAR(10),
+  tz VARCHAR(64) NOT NULL,
+  window_start TIMESTAMP WITH TIME ZONE,
+  window_end TIMESTAMP WITH TIME ZONE,
+  hard_limit BIGINT NOT NULL,
+  settled BIGINT NOT NULL,
+  reserved BIGINT NOT NULL,
+  overrun BIGINT NOT NULL,
+  overridden BOOLEAN NOT NULL,
+  created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT ck_apflow_budget_accounts_settled CHECK (settled >= 0),
+  CONSTRAINT ck_apflow_budget_accounts_reserved CHECK (reserved >= 0),
+  CONSTRAINT ck_apflow_budget_accounts_overrun CHECK (overrun >= 0)
+);
+CREATE INDEX ix_apflow_budget_accounts_scope_id ON apflow_budget_accounts (scope_id);
+CREATE TABLE apflow_budget_holds (
+  id VARCHAR(100) NOT NULL,
+  hold_id VARCHAR(64) NOT NULL,
+  account_id VARCHAR(64) NOT NULL,
+  outer_id VARCHAR(100),
+  run_id VARCHAR(255) NOT NULL,
+  owned_id VARCHAR(255) NOT NULL,
+  epoch INTEGER NOT NULL,
+  granted BIGINT NOT NULL,
+  amount BIGINT NOT NULL,
+  created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  PRIMARY KEY (id),
+  CONSTRAINT ck_apflow_budget_holds_amount CHECK (amount >= 0)
+);
+CREATE INDEX ix_apflow_budget_holds_account_id ON apflow_budget_holds (account_id);
+CREATE INDEX ix_apflow_budget_holds_hold_id ON apflow_budget_holds (hold_id);
+CREATE INDEX ix_apflow_budget_holds_owned_id ON apflow_budget_holds (owned_id);
+CREATE TABLE apflow_decisions (
+  id VARCHAR(64) NOT NULL,
+  created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  action VARCHAR(10) NOT NULL,
+  run_id VARCHAR(255) NOT NULL,
+  root_run_id VARCHAR(255),
+  task VARCHAR(100),
+  user_id VARCHAR(255),
+  attempt INTEGER,
+  policy VARCHAR(100),
+  account_id VARCHAR(64),
+  budget VARCHAR(255),
+  per VARCHAR(10),
+  unit VARCHAR(10),
+  hard_limit BIGINT,
+  settled BIGINT,
+  reserved BIGINT,
+  overrun BIGINT,
+  requested BIGINT,
+  model_from VARCHAR(255),
+  model_to VARCHAR(255),
+  reason TEXT NOT NULL,
+  PRIMARY KEY (id)
+);
+CREATE INDEX ix_apflow_decisions_created_at ON apflow_decisions (created_at);
+CREATE INDEX ix_apflow_decisions_run_id ON apflow_decisions (run_id);
 CREATE TABLE apflow_distributed_nodes (
   node_id VARCHAR(100) NOT NULL,
   executor_types JSON NOT NULL,
@@ -90,6 +155,7 @@ CREATE TABLE apflow_tasks (
   next_attempt_at TIMESTAMP WITH TIME ZONE,
   cancel_requested_at TIMESTAMP WITH TIME ZONE,
   error_info JSON,
+  model VARCHAR(255),
   PRIMARY KEY (id)
 );
 CREATE INDEX ix_apflow_tasks_has_references ON apflow_tasks (has_references) WHERE has_references IS NOT NULL;
@@ -104,6 +170,31 @@ CREATE INDEX ix_apflow_tasks_schedule_type ON apflow_tasks (schedule_type) WHERE
 CREATE INDEX ix_apflow_tasks_status ON apflow_tasks (status);
 CREATE INDEX ix_apflow_tasks_task_tree_id ON apflow_tasks (task_tree_id);
 CREATE INDEX ix_apflow_tasks_user_id ON apflow_tasks (user_id) WHERE user_id IS NOT NULL;
+CREATE TABLE apflow_usage_events (
+  dedupe_key VARCHAR(64) NOT NULL,
+  run_id VARCHAR(255) NOT NULL,
+  root_run_id VARCHAR(255) NOT NULL,
+  attempt INTEGER NOT NULL,
+  task VARCHAR(100) NOT NULL,
+  user_id VARCHAR(255),
+  provider VARCHAR(255),
+  model VARCHAR(255),
+  input_tokens BIGINT NOT NULL,
+  output_tokens BIGINT NOT NULL,
+  total_tokens BIGINT NOT NULL,
+  cache_read_tokens BIGINT NOT NULL,
+  cache_write_tokens BIGINT NOT NULL,
+  reasoning_tokens BIGINT NOT NULL,
+  requests BIGINT NOT NULL,
+  cost_nusd BIGINT,
+  unit_prices JSON,
+  price_book VARCHAR(100),
+  source VARCHAR(10) NOT NULL,
+  created_at TIMESTAMP WITH TIME ZONE NOT NULL,
+  PRIMARY KEY (dedupe_key)
+);
+CREATE INDEX ix_apflow_usage_events_created_at ON apflow_usage_events (created_at);
+CREATE INDEX ix_apflow_usage_events_run_id ON apflow_usage_events (run_id);
 CREATE TABLE apflow_cluster_leader (
   leader_id VARCHAR(100) NOT NULL,
   node_id VARCHAR(100) NOT NULL,
@@ -154,4 +245,4 @@ CREATE TABLE apflow_alembic_version (
   version_num VARCHAR(32) NOT NULL,
   CONSTRAINT apflow_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO apflow_alembic_version (version_num) VALUES ('005')
+INSERT INTO apflow_alembic_version (version_num) VALUES ('006')
