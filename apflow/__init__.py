@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from apflow.durability.retry import BackoffStrategy, RetryManager, RetryPolicy
     from apflow.errors import (
         ApflowError,
+        BudgetExhaustedError,
+        BudgetNotFoundError,
         CircuitOpenError,
         DeadlockError,
         DuplicateTaskError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         KeyConflictError,
         MissingExtraError,
         OutsideRunError,
+        PolicyNotFoundError,
         RecoveryLimitError,
         RunActiveError,
         RunCancelledError,
@@ -45,20 +48,46 @@ if TYPE_CHECKING:
         StorageReadOnlyError,
         StorageUnavailableError,
         TaskDefinitionError,
+        UnpricedModelError,
+        UserRequiredError,
     )
+    from apflow.governance.amounts import AmountsDict
+    from apflow.governance.budget import Budget, BudgetCheckResult, BudgetManager, BudgetScope, TokenBudget
+    from apflow.governance.budgets import Budgets
+    from apflow.governance.policy import CostPolicy, PolicyAction, PolicyEngine, PolicyEvaluation
+    from apflow.governance.prices import Price, PriceBook, Prices
+    from apflow.governance.provider_router import ModelSelection, ProviderRouter
+    from apflow.governance.reporter import UsageReporter, UsageSummary
+    from apflow.governance.reporting import report_usage, reserve
+    from apflow.governance.reports import UsageReports, UsageRow, UsageTable
+    from apflow.governance.reserving import Reservation
+    from apflow.governance.statuses import BudgetStatus, Decision, HoldStatus
+    from apflow.governance.usage import Usage
+    from apflow.governance.view import BudgetView
     from apflow.kinds import AsyncStreamTask, AsyncTask, StreamTask, SyncTask, Task
     from apflow.records import RunRecord, RunTree
     from apflow.run import Run
     from apflow.runtime import Runtime, configure, runtime
     from apflow.storage.connect import create_session
+    from apflow.storage.repository import TaskRepository
     from apflow.storage.store import Store
     from apflow.task import task
 
 __all__ = [
+    "AmountsDict",
     "ApflowError",
     "AsyncStreamTask",
     "AsyncTask",
     "BackoffStrategy",
+    "Budget",
+    "BudgetCheckResult",
+    "BudgetExhaustedError",
+    "BudgetManager",
+    "BudgetNotFoundError",
+    "BudgetScope",
+    "BudgetStatus",
+    "BudgetView",
+    "Budgets",
     "Call",
     "CallNext",
     "CheckpointManager",
@@ -68,14 +97,27 @@ __all__ = [
     "CircuitOpenError",
     "CircuitState",
     "Clock",
+    "CostPolicy",
     "DeadlockError",
+    "Decision",
     "DuplicateTaskError",
     "FencedError",
+    "HoldStatus",
     "KeyConflictError",
     "Middleware",
     "MissingExtraError",
+    "ModelSelection",
     "OutsideRunError",
+    "PolicyAction",
+    "PolicyEngine",
+    "PolicyEvaluation",
+    "PolicyNotFoundError",
+    "Price",
+    "PriceBook",
+    "Prices",
+    "ProviderRouter",
     "RecoveryLimitError",
+    "Reservation",
     "RetryManager",
     "RetryPolicy",
     "Run",
@@ -105,12 +147,24 @@ __all__ = [
     "SystemClock",
     "Task",
     "TaskDefinitionError",
+    "TaskRepository",
+    "TokenBudget",
+    "UnpricedModelError",
+    "Usage",
+    "UsageReporter",
+    "UsageReports",
+    "UsageRow",
+    "UsageSummary",
+    "UsageTable",
+    "UserRequiredError",
     "__version__",
     "checkpoint",
     "configure",
     "create_session",
     "current",
     "progress",
+    "report_usage",
+    "reserve",
     "runtime",
     "task",
 ]
@@ -132,11 +186,25 @@ export_lazily(
         ),
         "durability.retry": ("BackoffStrategy", "RetryManager", "RetryPolicy"),
         "errors": tuple(name for name in __all__ if name.endswith("Error")),
+        "governance.amounts": ("AmountsDict",),
+        "governance.budget": ("Budget", "BudgetCheckResult", "BudgetManager", "BudgetScope", "TokenBudget"),
+        "governance.budgets": ("Budgets",),
+        "governance.policy": ("CostPolicy", "PolicyAction", "PolicyEngine", "PolicyEvaluation"),
+        "governance.prices": ("Price", "PriceBook", "Prices"),
+        "governance.provider_router": ("ModelSelection", "ProviderRouter"),
+        "governance.reporter": ("UsageReporter", "UsageSummary"),
+        "governance.reporting": ("report_usage", "reserve"),
+        "governance.reports": ("UsageReports", "UsageRow", "UsageTable"),
+        "governance.reserving": ("Reservation",),
+        "governance.statuses": ("BudgetStatus", "Decision", "HoldStatus"),
+        "governance.usage": ("Usage",),
+        "governance.view": ("BudgetView",),
         "kinds": ("AsyncStreamTask", "AsyncTask", "StreamTask", "SyncTask", "Task"),
         "records": ("RunRecord", "RunTree"),
         "run": ("Run",),
         "runtime": ("Runtime", "configure", "runtime"),
         "storage.connect": ("create_session",),
+        "storage.repository": ("TaskRepository",),
         "storage.store": ("Store",),
         "task": ("task",),
     },

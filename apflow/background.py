@@ -218,6 +218,9 @@ class Background:
         return self.start(as_call(state), self._loop_for_bodies())
 
     def _state_of(self, row: RunRow) -> RunState:
+        from apflow.calls import govern
+        from apflow.governance.stored import load_above
+
         definition = self.definition_of(row)
         if definition is None:
             raise ApflowError(
@@ -237,6 +240,8 @@ class Background:
         state.id, state.root_id = row.id, row.root_id
         state.inputs, state.checkpoint, state.taken_over = row.inputs, row.checkpoint, True
         state.run_key, state.key, state.fingerprint = row.run_key, row.key, row.fingerprint
+        state.above = load_above(row.options)
+        govern(state)
         return state
 
     def _loop_for_bodies(self) -> asyncio.AbstractEventLoop:
@@ -303,10 +308,12 @@ async def _wait(outcomes: list[Future[Any]], seconds: float) -> None:
 
 def _options_of(options: Options, row: RunRow) -> Options:
     """Return the task's options with what the original call had changed."""
-    stored = dict(row.options)
+    from apflow.governance.stored import load_options
+
+    stored = load_options(row.options)
     if stored.get("retry"):
         retry = dict(stored["retry"])
         retry["backoff_strategy"] = BackoffStrategy(retry["backoff_strategy"])
         former = options.retry
         stored["retry"] = RetryPolicy(**retry, retry_on=None if former is None else former.retry_on)
-    return replace(options, user=row.user, overrides=frozenset(row.options), **stored)
+    return replace(options, user=row.user, overrides=frozenset(stored), **stored)

@@ -22,7 +22,7 @@ class Call:
         run_id: Id of the run, a row of `apflow_tasks`.
         attempt: 1 for the first try.
         user: Id of the user on whose behalf it runs.
-        model: The argument named `model`, when the function has one.
+        model: The argument named `model`, when the function has one; inside budget, what governance gave it.
         state: apflow's own record of the run; not for middleware.
     """
 
@@ -44,7 +44,7 @@ def compose(layers: Sequence[Middleware], endpoint: CallNext) -> CallNext:
     """Return one callable that passes a call through `layers`, the first outermost, to `endpoint`.
 
     The runtime gives the layers in this order: record, breaker, the runtime's middleware, the task's,
-    retry, timeout.
+    retry, budget, timeout.
     """
     call_next = endpoint
     for layer in reversed(layers):

@@ -41,6 +41,8 @@ def prepare(
         SerializationError: One of them cannot be stored.
         RunCancelledError: The current run has to stop, so it cannot start anything more.
         RuntimeClosedError: The runtime was left.
+        UserRequiredError: A budget counts per user, and the call has none.
+        PolicyNotFoundError: The runtime does not know a policy of the task.
     """
     parent = current_state()
     if parent is not None:
@@ -60,7 +62,23 @@ def prepare(
         user=options.user or (parent.user if parent is not None else runtime.user),
     )
     replay.identify(state, submitted=owned)
+    govern(state)
     return as_call(state)
+
+
+def govern(state: RunState) -> None:
+    """Give a run its meter, if anything governs it.
+
+    Raises:
+        UserRequiredError: A budget counts per user, and the run has none.
+        PolicyNotFoundError: The runtime does not know a policy of the task.
+    """
+    options, parent = state.options, state.parent
+    above = state.above is not None or (parent is not None and parent.meter is not None and parent.meter.governs)
+    if above or options.budget or options.policy or options.models or options.reserve:
+        from apflow.governance.attach import attach
+
+        attach(state)
 
 
 def as_call(state: RunState) -> Call:
@@ -79,7 +97,7 @@ def as_call(state: RunState) -> Call:
 
 
 def onion(runtime: Runtime, call: Call, endpoint: CallNext, slot: Middleware | None = None) -> Awaitable[Any]:
-    """Send a call through the layers: record, breaker, the runtime's middleware, the task's, retry, timeout.
+    """Send a call through the layers: record, breaker, the runtime's middleware, the task's, retry, budget, timeout.
 
     A background root waits for its slot right inside record, so that its lease is held meanwhile.
     """
@@ -93,6 +111,10 @@ def onion(runtime: Runtime, call: Call, endpoint: CallNext, slot: Middleware | N
     layers += options.middleware
     if options.retry is not None:
         layers.append(retry_layer(runtime.clock))
+    if call.state.meter is not None:
+        from apflow.governance.meter import budget_layer
+
+        layers.append(budget_layer)
     if options.timeout is not None:
         layers.append(timeout_layer)
     return compose(layers, endpoint)(call)

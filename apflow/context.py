@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from datetime import datetime
 
+    from apflow.governance.meter import Meter
+    from apflow.governance.reporting import ReportUsage, Reserve
+    from apflow.governance.stored import Above
+    from apflow.governance.view import BudgetView
     from apflow.options import Options, TaskDefinition
     from apflow.runtime import Runtime
     from apflow.storage.serialize import Encoded
@@ -35,12 +39,12 @@ class Memos:
 
     Attributes:
         completed: Results as JSON text.
-        open: `(attempts used up, time of the next one)` of children that had not ended.
+        open: `(attempts used up, time of the next one, model that governance gave)` of children that had not ended.
         saved: Children whose function has stored a state of its own.
     """
 
     completed: dict[str, str | None]
-    open: dict[str, tuple[int, datetime | None]]
+    open: dict[str, tuple[int, datetime | None, str | None]]
     saved: set[str]
 
 
@@ -64,10 +68,13 @@ class RunState:
             writes is fenced on it.
         stored: Whether the run has a row.
         counters: How often a child with a certain fingerprint was called in this attempt.
+        holding: Something was reserved in its name or below it.
+        meter: What governs it; None when nothing does and it has used nothing.
         stopping: Why its function has to stop, once it has to.
     """
 
     # Defaults stand in the class: most runs change few of them, and each costs time in every call.
+    above: Above | None = None
     accepted = False
     attempt = 1
     attempts_allowed_from = 0
@@ -81,11 +88,13 @@ class RunState:
     epoch = 1
     fingerprint: str | None = None
     first_delay = 0.0
+    holding = False
     items_streamed = False
     key: str | None = None
     loop: asyncio.AbstractEventLoop | None = None
     memo_id: str | None = None
     memos: Memos | None = None
+    meter: Meter | None = None
     progress: Progress | None = None
     restored: dict[str, Any] | None = None
     run_key: str | None = None
@@ -270,9 +279,26 @@ class RunContext:
 
     @property
     def model(self) -> str | None:
-        """The argument named `model`, when the function has one."""
-        model = self._state.arguments.get("model")
+        """The model that governance chose, else the argument named `model`, when the function has one."""
+        meter = self._state.meter
+        chosen = None if meter is None else meter.model
+        model = chosen or self._state.arguments.get("model")
         return model if isinstance(model, str) else None
+
+    @property
+    def budget(self) -> BudgetView:
+        """What the budgets above this run have left: `ctx.budget.remaining("tokens")`."""
+        return self._state.runtime.budget_view(self._state)
+
+    @property
+    def report_usage(self) -> ReportUsage:
+        """Count what a model has used in this run. See `apflow.report_usage`."""
+        return self._state.runtime.reporting(self._state).report_usage
+
+    @property
+    def reserve(self) -> Reserve:
+        """Hold an amount for a block: `async with ctx.reserve(tokens=500)`. See `apflow.reserve`."""
+        return self._state.runtime.reporting(self._state).reserve
 
     @property
     def idempotency_key(self) -> str:

@@ -9,6 +9,9 @@
     ├── MissingExtraError            an optional package is not installed
     ├── SerializationError           a value that JSON and its annotation cannot carry
     ├── CircuitOpenError             the breaker of this task is open
+    ├── UserRequiredError            a budget per user, and no user
+    ├── PolicyNotFoundError          a cost policy that the runtime does not know
+    ├── BudgetNotFoundError          a budget that nobody has used yet
     ├── RunError                     about one run; carries `run_id`
     │   ├── RunNotFoundError
     │   ├── RunFailedError           it failed elsewhere; carries `error_type` and `message`
@@ -19,7 +22,9 @@
     │   ├── RunEndedError            its function has returned already
     │   ├── FencedError              somebody else owns the run now
     │   ├── KeyConflictError         the same key with other arguments
-    │   └── RecoveryLimitError       it took its processes down too often
+    │   ├── RecoveryLimitError       it took its processes down too often
+    │   ├── BudgetExhaustedError     a budget or a policy says no; carries limit, settled, reserved, requested
+    │   └── UnpricedModelError       a budget in dollars, and nobody knows what the model costs
     └── StorageError                 the database
         ├── StorageBusyError         locked by somebody else for too long
         ├── StorageReadOnlyError
@@ -31,6 +36,13 @@
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+    from decimal import Decimal
 
 
 class ApflowError(Exception):
@@ -138,6 +150,55 @@ class CircuitOpenError(ApflowError):
         self.retry_in_seconds = retry_in_seconds
 
 
+class UserRequiredError(ApflowError, ValueError):
+    """A budget counts per user, and this call has no user. Nothing was written."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(
+            f"task {task!r} has a budget per user, and this call has no user. "
+            "Call it with with_options(user=...), or give the runtime one: Runtime(user=...)."
+        )
+
+
+class PolicyNotFoundError(ApflowError, KeyError):
+    """No policy of this name is registered. Give it to `Runtime(policies=[...])`, or to the task itself.
+
+    Attributes:
+        policy_name: What was asked for.
+        known: The names that are registered, sorted.
+    """
+
+    def __init__(self, policy_name: str, known: Iterable[str]) -> None:
+        self.policy_name = policy_name
+        self.known = tuple(sorted(known))
+        super().__init__(
+            f"there is no policy {policy_name!r}, known are: {', '.join(map(repr, self.known)) or 'none'}. "
+            "Policies that tasks refer to by name are given to Runtime(policies=[...])"
+        )
+
+    def __str__(self) -> str:  # A KeyError would show the text as a quoted key.
+        return str(self.args[0])
+
+
+class BudgetNotFoundError(ApflowError, LookupError):
+    """The ledger has no account of this budget. An account exists from the first call that it governs.
+
+    Attributes:
+        budget: The name that was asked for.
+        per: `"run"`, `"user"` or `"global"`.
+        units: The units without an account.
+    """
+
+    def __init__(self, budget: str, per: str, units: Iterable[str]) -> None:
+        self.budget = budget
+        self.per = per
+        self.units = tuple(units)
+        super().__init__(
+            f"there is no account of the budget {budget!r} per {per} for {', '.join(self.units)} with this scope_id in "
+            "the current window; an account exists from the first call that it governs"
+        )
+
+
 class RunError(ApflowError):
     """Something about one run.
 
@@ -239,6 +300,65 @@ class KeyConflictError(RunError):
 
 class RecoveryLimitError(RunError):
     """The processes that ran this died too often without any progress."""
+
+
+class BudgetExhaustedError(RunError):
+    """A budget, or a policy over it, does not allow more. Never retried.
+
+    Attributes:
+        scope: `"run"`, `"user"` or `"global"`: whom the budget is for.
+        budget: Its name.
+        unit: `"tokens"`, `"usd"` or `"requests"`.
+        limit: Its hard limit; dollars are Decimals here and below.
+        settled: What was used of it.
+        reserved: What unfinished attempts hold of it.
+        overrun: What was used beyond it.
+        requested: What was asked for, 0 when nothing was declared.
+        remaining: What is neither used nor held.
+        window_end: When the window of the budget ends; None without a window.
+        retry_at: The same: from then on another call may be admitted.
+        policy: Name of the policy that decided; None for the limit itself.
+        model: The model that was asked for, if one was.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        remaining: int | Decimal = 0,
+        *,
+        message: str = "the budget is exhausted",
+        scope: str = "run",
+        budget: str = "",
+        unit: str = "tokens",
+        limit: int | Decimal = 0,
+        settled: int | Decimal = 0,
+        reserved: int | Decimal = 0,
+        overrun: int | Decimal = 0,
+        requested: int | Decimal = 0,
+        window_end: datetime | None = None,
+        policy: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        super().__init__(task_id, message)
+        self.remaining = remaining
+        self.scope, self.budget, self.unit = scope, budget, unit
+        self.limit, self.settled, self.reserved, self.overrun = limit, settled, reserved, overrun
+        self.requested = requested
+        self.window_end = self.retry_at = window_end
+        self.policy, self.model = policy, model
+
+
+class UnpricedModelError(RunError):
+    """The run has a budget in dollars, and nobody knows what its model costs. Never retried.
+
+    Attributes:
+        model: The model; None when the usage named none.
+    """
+
+    def __init__(self, run_id: str, model: str | None, hint: str) -> None:
+        what = "usage without a model has" if model is None else f"model {model!r} has"
+        super().__init__(run_id, f"{what} no known price, and a budget in dollars stands above this run. {hint}")
+        self.model = model
 
 
 class StorageError(ApflowError):

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from apflow.call import Middleware
     from apflow.durability.circuit_breaker import CircuitBreakerConfig
     from apflow.durability.retry import RetryPolicy
+    from apflow.governance.amounts import Reserve
+    from apflow.governance.budget import Budget
+    from apflow.governance.policy import CostPolicy
     from apflow.option_values import NotGiven
     from apflow.options import Options, TaskDefinition
     from apflow.run import Run
@@ -116,6 +119,10 @@ class Task(Generic[P, R_co]):
         checkpoint: bool | NotGiven | None = NOT_GIVEN,
         breaker: bool | CircuitBreakerConfig | NotGiven | None = NOT_GIVEN,
         timeout: float | timedelta | NotGiven | None = NOT_GIVEN,
+        budget: int | Budget | Sequence[Budget] | NotGiven | None = NOT_GIVEN,
+        policy: str | CostPolicy | Sequence[str | CostPolicy] | NotGiven | None = NOT_GIVEN,
+        models: Sequence[str] | NotGiven | None = NOT_GIVEN,
+        reserve: Reserve | NotGiven | None = NOT_GIVEN,
         middleware: Sequence[Middleware] | NotGiven | None = NOT_GIVEN,
         key: str | NotGiven | None = NOT_GIVEN,
         user: str | NotGiven | None = NOT_GIVEN,
@@ -135,6 +142,8 @@ class Task(Generic[P, R_co]):
           one run, whose result they share.
         - `user`: id of the user on whose behalf the call is made, 1 to 255 characters.
         - `runtime`: where the call runs, instead of the parent run's runtime or the default one.
+        - `reserve`: what each attempt holds of the budgets above it before it starts: a number of tokens, or a
+          mapping such as `{"tokens": 2_000, "usd": "0.05"}`; in place of what the task's budgets say.
         - `map_limit`: how many calls of one `map` run at once, at least 1.
 
         Raises:
@@ -145,6 +154,10 @@ class Task(Generic[P, R_co]):
             "checkpoint": checkpoint,
             "breaker": breaker,
             "timeout": timeout,
+            "budget": budget,
+            "policy": policy,
+            "models": models,
+            "reserve": reserve,
             "middleware": middleware,
             "key": key,
             "user": user,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from apflow.call import Middleware
     from apflow.durability.circuit_breaker import CircuitBreakerConfig
     from apflow.durability.retry import RetryPolicy
+    from apflow.governance.amounts import Amounts
+    from apflow.governance.budget import Budget
+    from apflow.governance.policy import CostPolicy
     from apflow.options import Options
     from apflow.runtime import Runtime
 
@@ -128,6 +131,44 @@ def _map_limit(value: object) -> int | None:
     return limit
 
 
+def _budget(value: object) -> tuple[Budget, ...]:
+    if value is None:
+        return ()
+    from apflow.governance.budget import budgets
+
+    return budgets(value)
+
+
+def _policy(value: object) -> tuple[str | CostPolicy, ...]:
+    if value is None:
+        return ()
+    from apflow.governance.policy import CostPolicy
+
+    several = value if isinstance(value, list | tuple) else (value,)
+    for one in several:
+        if not isinstance(one, str | CostPolicy):
+            raise TypeError(_takes("the name of a policy, a CostPolicy or a list of them", one))
+    return tuple(several)
+
+
+def _models(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    from apflow.governance.policy import policy_for_models
+
+    if not isinstance(value, list | tuple):
+        raise TypeError(_takes("a list of model names, the most expensive one first", value))
+    return tuple(policy_for_models("models", value).downgrade_chain)
+
+
+def _reserve(value: object) -> Amounts | None:
+    if value is None:
+        return None
+    from apflow.governance.amounts import amounts
+
+    return amounts(value)
+
+
 def _text(value: object) -> str | None:
     if value is None:
         return None
@@ -183,8 +224,12 @@ _CHECKS: dict[str, Callable[[object], Any]] = {
     "user": _text,
     "runtime": _runtime,
     "map_limit": _map_limit,
+    "budget": _budget,
+    "policy": _policy,
+    "models": _models,
+    "reserve": _reserve,
     "description": _description,
     "tags": _tags,
     "version": _version,
 }
-_DURABLE = frozenset({"retry", "checkpoint", "timeout"})
+_DURABLE = frozenset({"retry", "checkpoint", "timeout", "budget", "policy", "models", "reserve"})

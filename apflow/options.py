@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from apflow.call import Middleware
     from apflow.durability.circuit_breaker import CircuitBreakerConfig
     from apflow.durability.retry import RetryPolicy
+    from apflow.governance.amounts import Amounts
+    from apflow.governance.budget import Budget
+    from apflow.governance.policy import CostPolicy
     from apflow.runtime import Runtime
     from apflow.storage.serialize import Codec
 
@@ -33,6 +36,10 @@ class Options:
         user: Id of the user; None inherits from the parent run, then from the runtime.
         runtime: Where the call runs; None is the parent run's runtime, then the default one.
         map_limit: How many calls of one `map` run at once; None has no limit.
+        budget: What the run and everything below it may use, one user or everybody.
+        policy: Cost policies, by the name that the runtime knows or inline.
+        models: Chain of models, the most expensive one first, that is followed when a budget runs low.
+        reserve: What each attempt holds before it starts, in place of what its budgets say.
         overrides: Names of the durable options that a call changed; stored with its run, so that another
             process carries it on under the same ones.
     """
@@ -46,6 +53,10 @@ class Options:
     user: str | None = None
     runtime: Runtime | None = None
     map_limit: int | None = None
+    budget: tuple[Budget, ...] = ()
+    policy: tuple[str | CostPolicy, ...] = ()
+    models: tuple[str, ...] = ()
+    reserve: Amounts | None = None
     overrides: frozenset[str] = frozenset()
 
 

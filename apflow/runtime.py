@@ -18,6 +18,7 @@ from apflow.durability.circuit_breaker import CircuitBreakerRegistry
 from apflow.durability.ownership import LeaseKeeper, new_owner
 from apflow.durability.recording import Recorder
 from apflow.errors import RuntimeClosedError
+from apflow.governed import Governed
 from apflow.storage.connect import create_session
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from apflow.background import Background
     from apflow.call import Middleware
     from apflow.clock import Clock
+    from apflow.governance.policy import CostPolicy
     from apflow.options import Options, TaskDefinition
     from apflow.run import Run
     from apflow.runs import Runs
@@ -40,7 +42,7 @@ RECOVERY_LIMIT = 10
 SHORTEST_LEASE = 1.0
 
 
-class Runtime:
+class Runtime(Governed):
     """Where tasks run: a database and everything around it.
 
     Nothing has to be started: the default runtime is made at the first call. Use an explicit one as a context
@@ -50,6 +52,7 @@ class Runtime:
         database_url: `sqlite:///path`, `sqlite:///:memory:` or any libpq URI. None is `APFLOW_DATABASE_URL`, else
             `sqlite:///apflow.db` in the working directory.
         middleware: Layers around every call, the first outermost.
+        policies: Cost policies that tasks refer to by name.
         user: User id of calls that name none.
         concurrency: How many submitted root runs run at once, at least 1; what they call waits for nothing.
         lease_seconds: After how many seconds of silence another machine may take a run over, at least 1.
@@ -68,6 +71,7 @@ class Runtime:
         database_url: str | None = None,
         *,
         middleware: Sequence[Middleware] = (),
+        policies: Sequence[CostPolicy] = (),
         user: str | None = None,
         concurrency: int = 100,
         lease_seconds: float = 30,
@@ -87,6 +91,7 @@ class Runtime:
         url = database_url or os.environ.get("APFLOW_DATABASE_URL") or DEFAULT_URL
         self.store: Store = create_session(url, clock=clock, durability=durability)
         self._recovery_limit = recovery_limit
+        self._govern(policies)
         self._names: dict[str, TaskDefinition] = {}
         self.home: asyncio.AbstractEventLoop | None = None
         self._begin()
@@ -100,7 +105,7 @@ class Runtime:
         self._closed = False
         self._closing = threading.Lock()
         self.keeper = LeaseKeeper(self.store, new_owner(), self.lease_seconds, self._tidy)
-        self.recorder = Recorder(self.store, self.keeper, self.lease_seconds, self._recovery_limit)
+        self.recorder = Recorder(self.store, self.keeper, self.lease_seconds, self._recovery_limit, self._release_holds)
         self.background: Background = Background(self)
 
     def __repr__(self) -> str:
@@ -246,9 +251,10 @@ class Runtime:
         return await self.runs.prune(older_than)
 
     def _tidy(self) -> None:
-        """Look for interrupted runs, from the lease keeper's thread."""
+        """Look for interrupted runs and release what dead ones hold, from the lease keeper's thread."""
         if self._ready and not self._closed:
             self.background.recover_from_thread()
+            self._sweep()
 
 
 def _check(
@@ -303,6 +309,7 @@ def configure(
     database_url: str | None = None,
     *,
     middleware: Sequence[Middleware] = (),
+    policies: Sequence[CostPolicy] = (),
     user: str | None = None,
     concurrency: int = 100,
     lease_seconds: float = 30,
@@ -315,6 +322,7 @@ def configure(
     made = Runtime(
         database_url,
         middleware=middleware,
+        policies=policies,
         user=user,
         concurrency=concurrency,
         lease_seconds=lease_seconds,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from apflow.call import Middleware
     from apflow.durability.circuit_breaker import CircuitBreakerConfig
     from apflow.durability.retry import RetryPolicy
+    from apflow.governance.budget import Budget
+    from apflow.governance.policy import CostPolicy
     from apflow.options import Colour
 
     @final
@@ -75,6 +77,9 @@ def task(
     checkpoint: bool | None = None,
     breaker: bool | CircuitBreakerConfig | None = None,
     timeout: float | timedelta | None = None,
+    budget: int | Budget | Sequence[Budget] | None = None,
+    policy: str | CostPolicy | Sequence[str | CostPolicy] | None = None,
+    models: Sequence[str] | None = None,
     middleware: Sequence[Middleware] = (),
 ) -> TaskDecorator: ...
 def task(
@@ -89,6 +94,9 @@ def task(
     checkpoint: bool | None = None,
     breaker: bool | CircuitBreakerConfig | None = None,
     timeout: float | timedelta | None = None,
+    budget: int | Budget | Sequence[Budget] | None = None,
+    policy: str | CostPolicy | Sequence[str | CostPolicy] | None = None,
+    models: Sequence[str] | None = None,
     middleware: Sequence[Middleware] = (),
 ) -> Any:
     """Make a task of a function: its calls become recorded runs. Works bare and with options.
@@ -105,6 +113,12 @@ def task(
             child run does as its parent, and others do not.
         breaker: Whether calls are refused for a while after repeated failures, or how that is decided.
         timeout: Seconds for one attempt, or a timedelta, more than 0. No limit by default.
+        budget: What each run and everything below it may use, or one user, or everybody: a number of tokens, a
+            `Budget` or several. No limit by default.
+        policy: What happens when the fullest budget above a run has been used up to some part: the name of a policy
+            that the runtime knows, a `CostPolicy`, or several.
+        models: A chain of models, the most expensive one first. From 80 % of the fullest budget on, the model after
+            the one asked for is used.
         middleware: Layers around the calls of this task, the first outermost, inside those of the runtime.
 
     Raises:
@@ -118,6 +132,9 @@ def task(
         "checkpoint": checkpoint,
         "breaker": breaker,
         "timeout": timeout,
+        "budget": budget,
+        "policy": policy,
+        "models": models,
         "middleware": middleware,
     }
 

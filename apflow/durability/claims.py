@@ -77,7 +77,7 @@ class Claims:
         """
         params = owned_params(self._store, state, self._recorder.owner, self._recorder.lease_seconds)
         while True:
-            if await self._recorder.writer.start(state, params):
+            if await self._recorder.writer.start(state, params, admit=wait):
                 return None
             row = await self._existing(state)
             if row is None:
@@ -163,6 +163,8 @@ class Claims:
     def _claim_in(self, params: dict[str, Any], tx: Tx) -> bool:
         if tx.execute(self._recorder.statements.claim, params) == 1:
             params["claimed"] = True
+            # What the earlier lives held goes with the epoch that held it.
+            self._recorder.release_holds(tx, params["id"], params["epoch"] - 1)
             return True
         # Done before by this very claim, or by another one of this runtime? A clock may stand still between them.
         row = tx.row("SELECT owner, epoch, updated_at FROM apflow_tasks WHERE id = :id", params)
@@ -206,6 +208,8 @@ class Claims:
         state.open_children = set(memos.open)
         if state.checkpoint:
             state.memos = memos
+        if state.meter is not None:
+            state.meter.keep_model(row.model)
         if row.checkpoint_at is not None:
             state.saved = state.restored = await self.saved_state(row.id)
         if not new_allowance:

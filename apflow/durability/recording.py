@@ -19,6 +19,8 @@ from apflow.errors import FencedError, RunCancelledError, RunEndedError, RunInte
 from apflow.storage.statements import Statements
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from apflow.call import Call, CallNext
     from apflow.context import Memos, RunState
     from apflow.durability.ownership import LeaseKeeper
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 FRACTION_DIGITS = 2
 STRAY_SECONDS = 0.005
+#: Results that cannot tell what a model has used.
+_PLAIN = frozenset({type(None), bool, int, float, str, list})
 
 
 class Recorder:
@@ -36,10 +40,19 @@ class Recorder:
         keeper: Keeps the leases of what runs here.
         lease_seconds: How long a lease lives without renewal.
         recovery_limit: Takeovers from dead owners without progress before a run is given up.
+        release_holds: Given a transaction, a run and an epoch: ends what the run held in its lives up to that epoch.
     """
 
-    def __init__(self, store: Store, keeper: LeaseKeeper, lease_seconds: float, recovery_limit: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keeper: LeaseKeeper,
+        lease_seconds: float,
+        recovery_limit: int,
+        release_holds: Callable[[Tx, str, int], None],
+    ) -> None:
         self.store = store
+        self.release_holds = release_holds
         self.keeper = keeper
         self.lease_seconds = lease_seconds
         self.statements = Statements.of(store)
@@ -63,6 +76,8 @@ class Recorder:
 
     async def _owned(self, call: Call, call_next: CallNext) -> Any:
         state = call.state
+        if state.meter is not None:
+            await state.meter.prepare()
         if not state.stored:
             replayed = await self.claims.open(state, wait=True)
             if isinstance(replayed, Replayed):
@@ -74,6 +89,8 @@ class Recorder:
             await self._end_badly(state, error)
             raise
         finally:
+            if state.meter is not None:
+                await state.meter.close()
             self.keeper.drop(state)
             if not state.settled:
                 raised = sys.exc_info()[1]
@@ -100,9 +117,11 @@ class Recorder:
             state.ended = True
         if state.cancel_sent:
             await _absorb(state)
+        if type(result) not in _PLAIN and (type(result) is not dict or "token_usage" in result):
+            state.runtime.count_returned(state, result)
         text = state.definition.codec.dump_result(result)
         try:
-            await self.writer.end(state, "completed", result=text)
+            overspent = await self.writer.end(state, "completed", result=text)
         except StorageError:
             # The work is done but not stored: who carries the run on later does this step again.
             state.stopping = state.stopping or "interrupted"
@@ -110,6 +129,10 @@ class Recorder:
         finally:
             if state.owned is state and state.stored_as == "completed":
                 self._settle(state, result, None)
+        if overspent is not None:
+            if state.owned is state:
+                self._settle(state, None, overspent)
+            raise overspent
         return result
 
     async def _end_badly(self, state: RunState, error: BaseException) -> None:
@@ -180,8 +203,12 @@ class Recorder:
             raise error from None
         finally:
             siblings.discard(state)
+            if state.meter is not None:
+                await state.meter.close()
 
     async def _child_failed(self, state: RunState, error: Exception) -> None:
+        if state.stored_as is not None:  # It is stored as failed already: what it has used did not fit.
+            return
         reason = state.stopped()
         if reason == "interrupted" or (isinstance(error, RunCancelledError) and reason is not None):
             state.stopping = state.stopping or "interrupted"
@@ -194,7 +221,9 @@ class Recorder:
         """Continue a child of an earlier life where it stopped. One that failed has all its attempts again."""
         if state.id in memos.open:
             state.stored = True
-            state.attempts_done, next_attempt_at = memos.open[state.id]
+            state.attempts_done, next_attempt_at, model = memos.open[state.id]
+            if state.meter is not None:
+                state.meter.keep_model(model)
             state.attempt = state.attempts_done + 1
             state.first_delay = self.claims.seconds_until(next_attempt_at)
         if state.id in memos.saved:
@@ -235,12 +264,14 @@ class Recorder:
         state.attempts_done = attempt
         if state.owned is state:
             sql = self.statements.attempt_owned
-            if await self.store.write(lambda tx: tx.execute(sql, params), single=True) != 1:
+            if await self.writer.write(state, lambda tx: tx.execute(sql, params), single=True, ends=True) != 1:
                 state.stop("fenced")
                 raise FencedError(state.id)
         else:
             sql = self.statements.attempt_child
-            await self.writer.early(state, lambda tx: self.writer.holds(tx, state) and tx.execute(sql, params) == 1)
+            await self.writer.early(
+                state, lambda tx: self.writer.holds(tx, state) and tx.execute(sql, params) == 1, ends=True
+            )
 
     async def save_checkpoint(self, state: RunState, data: dict[str, Any], step: str | None) -> None:
         """Store the user's own state of the run."""

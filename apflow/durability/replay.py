@@ -79,11 +79,11 @@ async def load_memos(store: Store, state: RunState) -> Memos:
 
     def query(tx: Tx) -> Memos:
         memos = Memos({}, {}, set())
-        for run_id, status, result, attempts, next_attempt_at, saved in tx.rows(MEMOS, {"id": state.id}):
+        for run_id, status, result, attempts, next_attempt_at, saved, model in tx.rows(MEMOS, {"id": state.id}):
             if status == "completed":
                 memos.completed[run_id] = result
             elif status == "in_progress":
-                memos.open[run_id] = (attempts or 0, moment(next_attempt_at))
+                memos.open[run_id] = (attempts or 0, moment(next_attempt_at), model)
             if status != "completed" and saved is not None:
                 memos.saved.add(run_id)
         return memos

@@ -18,9 +18,11 @@ _COLUMNS = (
     "id, parent_id, task_tree_id, user_id, name, status, inputs, result, error, error_info, epoch, owner, "
     "lease_expires_at, attempt_count, max_attempts, next_attempt_at, recoveries, recovered_at, checkpoint_at, run_key, "
     "fingerprint, idempotency_key, checkpoint, options, origin, named, accepted, task_version, kind, "
-    "cancel_requested_at"
+    "cancel_requested_at, model"
 )
 
+
+_UNGOVERNED = {"token_budget": None, "cost_policy": None, "estimated_cost_usd": None}
 
 #: Characters of the column; of a longer text the end is kept.
 LONGEST_ORIGIN = 500
@@ -61,6 +63,7 @@ class RunRow:
     task_version: str
     kind: str
     cancel_requested_at: datetime | None
+    model: str | None
     free: bool
 
     @property
@@ -156,6 +159,7 @@ def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float
         backoff_strategy=None if retry is None else retry.backoff_strategy.value,
         backoff_base_seconds=None if retry is None else retry.backoff_base_seconds,
     )
+    params.update(_UNGOVERNED if state.meter is None else state.meter.columns())
     return params
 
 
@@ -184,6 +188,7 @@ def child_params(store: Store, state: RunState, status: str) -> dict[str, Any]:
         "owned_id": owned.id,
         "epoch": owned.epoch,
         "now": now,
+        **(_UNGOVERNED if state.meter is None else state.meter.columns()),
     }
 
 
@@ -196,10 +201,10 @@ def attempts_per_allowance(state: RunState) -> int:
 def stored_options(state: RunState) -> str | None:
     """Return the durable options that this call changed, as JSON, so that another process keeps to them."""
     overrides = state.options.overrides
-    if not overrides:
+    if not overrides and state.meter is None:
         return None
     options = state.options
-    stored: dict[str, Any] = {}
+    stored: dict[str, Any] = {} if state.meter is None else state.meter.stored()
     if "timeout" in overrides:
         stored["timeout"] = options.timeout
     if "checkpoint" in overrides:
@@ -213,4 +218,4 @@ def stored_options(state: RunState) -> str | None:
             "backoff_max_seconds": retry.backoff_max_seconds,
             "jitter": retry.jitter,
         }
-    return json.dumps(stored)
+    return json.dumps(stored) if stored else None

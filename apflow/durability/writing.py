@@ -6,7 +6,7 @@ import asyncio
 import functools
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from apflow.durability.checkpoint import delete_in
 from apflow.durability.rows import child_params
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from apflow.errors import RunError
     from apflow.storage.statements import Statements
     from apflow.storage.store import Store, Tx
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,13 @@ class RunWriter:
 
     # -- starts ----------------------------------------------------------------------------------------------
 
-    async def start(self, state: RunState, params: dict[str, Any]) -> bool:
+    async def start(self, state: RunState, params: dict[str, Any], *, admit: bool) -> bool:
         """Insert the row of an owned run, and those that are missing above it; False when it has one already.
+
+        Args:
+            state: The run.
+            params: What the row holds.
+            admit: Its first attempt begins at once, so whether its budgets admit it is decided in the same commit.
 
         Raises:
             FencedError: Another process owns the run above it now; nothing was stored.
@@ -45,17 +52,24 @@ class RunWriter:
         """
         missing = self._missing(state)
         parent = state.parent
+        meter = state.meter if admit else None
+        admission = None if meter is None else meter.propose()
 
         def fn(tx: Tx) -> bool | str:
             refused = parent is not None and (self._why_not(tx, parent.owned) or not self._store_missing(tx, state))
-            return refused if isinstance(refused, str) else self._insert(tx, params)
+            inserted = refused if isinstance(refused, str) else self._insert(tx, params)
+            if inserted is True and meter is not None and admission is not None:
+                meter.admit_in(tx, admission)
+            return inserted
 
-        inserted = await self._store.write(fn, single=parent is None)
+        inserted = await self._store.write(fn, single=parent is None and meter is None)
         if isinstance(inserted, str) and parent is not None:
             parent.owned.stop(inserted)
             raise RunCancelledError(parent.owned.id) if inserted == "cancelled" else FencedError(parent.owned.id)
         self._mark_stored(missing)
         state.stored = bool(inserted)
+        if meter is not None:
+            meter.proposed(admission if inserted else None)
         return state.stored
 
     def _why_not(self, tx: Tx, owned: RunState) -> str | None:
@@ -85,8 +99,11 @@ class RunWriter:
 
     async def end(
         self, state: RunState, status: str, *, result: str | None = None, error: BaseException | None = None
-    ) -> None:
+    ) -> Exception | None:
         """Store the end of a run, fenced.
+
+        Returns:
+            Why a run that was to be completed is stored as failed, its result kept: what it has used did not fit.
 
         Raises:
             FencedError: Another process owns it, or the run above it, now; nothing was stored.
@@ -115,20 +132,37 @@ class RunWriter:
         params["attempt_count"] = state.attempt if status in ("completed", "failed") else state.attempts_done
         params |= error_columns(error)
         try:
-            if not await self._store.write(fn, single=single):
+            if not await self.write(state, fn, single=single, ends=True):
                 raise self._refused(state)
         except asyncio.CancelledError:  # It says so only after the write was done.
-            state.stored, state.stored_as = True, status
+            state.stored, state.stored_as = True, params["status"]
             raise
-        state.stored, state.stored_as = True, status
+        state.stored, state.stored_as = True, params["status"]
         self._mark_stored(missing)
         state.owned.open_children.discard(state.id)
+        return None if params["status"] == status else self._overspent(state)
+
+    @staticmethod
+    def _overspent(state: RunState) -> Exception | None:
+        return None if state.meter is None else state.meter.failure
+
+    def _judge(self, state: RunState, params: dict[str, Any]) -> None:
+        """Make a failure of a completion whose usage does not fit, in the transaction that has just settled it."""
+        if params["status"] == "completed" and (failure := self._overspent(state)) is not None:
+            params.update(error_columns(failure), status="failed", completed=False, progress=0)
+
+    async def write(self, state: RunState, fn: Callable[[Tx], T], *, single: bool = False, ends: bool = False) -> T:
+        """Run a write of a run, together with the settlement of what it has used; `ends` when an attempt has ended."""
+        if state.meter is None:
+            return await self._store.write(fn, single=single)
+        return await state.meter.write(fn, single=single, ends=ends)
 
     def _announced(self, state: RunState) -> bool:
         """Whether another process may be waiting for this run."""
         return self._store.dialect == "postgresql" and (state.accepted or state.run_key is not None)
 
     def _end_owned_in(self, state: RunState, params: dict[str, Any], tx: Tx) -> bool:
+        self._judge(state, params)
         if tx.execute(self._statements.end_owned, params) != 1 and not self._ended_already(tx, params):
             return False
         if state.open_children:
@@ -158,6 +192,7 @@ class RunWriter:
             )
 
     def _end_child_in(self, state: RunState, params: dict[str, Any], tx: Tx) -> bool:
+        self._judge(state, params)
         if not self._store_missing(tx, state):
             return False
         if not self._upsert_child(tx, params):
@@ -185,14 +220,18 @@ class RunWriter:
     async def release(self, state: RunState) -> None:
         """Hand an interrupted run back: whoever wants it may take it at once."""
         try:
-            await self._store.write(self._release_in(state), single=True)
+            await self.write(state, self._release_in(state), single=True, ends=True)
         except StorageError as error:
             logger.warning(_NOT_HANDED_BACK, state.id, type(error).__name__)
 
     def release_blocking(self, state: RunState) -> None:
         """Do what `release` does on the calling thread."""
         try:
-            self._store.write_blocking(self._release_in(state))
+            release = self._release_in(state)
+            if state.meter is None:
+                self._store.write_blocking(release)
+            else:
+                state.meter.write_blocking(release)
         except StorageError as error:
             logger.warning(_NOT_HANDED_BACK, state.id, type(error).__name__)
 
@@ -220,8 +259,13 @@ class RunWriter:
                 return False
         return True
 
-    async def early(self, state: RunState, write: Callable[[Tx], bool]) -> None:
+    async def early(self, state: RunState, write: Callable[[Tx], bool], *, ends: bool = False) -> None:
         """Run `write` in a transaction that also makes sure of the rows of the run and of those above it.
+
+        Args:
+            state: The run.
+            write: False when the run is somebody else's now.
+            ends: An attempt has ended, so what it has used and held is settled too.
 
         Raises:
             FencedError: Another process owns the run now; nothing was stored.
@@ -232,9 +276,18 @@ class RunWriter:
             return self._store_missing(tx, state, itself=True) and write(tx)
 
         missing = [*self._missing(state), state]
-        if not await self._store.write(fn):
+        if not await (self.write(state, fn, ends=True) if ends else self._store.write(fn)):
             raise self._refused(state)
         self._mark_stored(missing)
+
+    def rows_of(self, state: RunState) -> Callable[[Tx], bool]:
+        """Return what makes sure of the rows of the run and of those above it, and keeps them ours until the commit."""
+        return lambda tx: self._store_missing(tx, state, itself=True) and self.holds(tx, state)
+
+    def rows_stored(self, state: RunState) -> None:
+        """Take note that what `rows_of` returned is committed."""
+        if not state.owned.settled and state.owned.stopping != "fenced":
+            self._mark_stored([*self._missing(state), state])
 
     @staticmethod
     def _refused(state: RunState) -> RunError:

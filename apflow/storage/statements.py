@@ -44,6 +44,9 @@ OWNED_VALUES = {
     "options": ":options{json}",
     "backoff_strategy": ":backoff_strategy",
     "backoff_base_seconds": ":backoff_base_seconds",
+    "token_budget": ":token_budget",
+    "cost_policy": ":cost_policy",
+    "estimated_cost_usd": ":estimated_cost_usd",
 }
 CHILD_VALUES = {
     "id": ":id",
@@ -68,6 +71,9 @@ CHILD_VALUES = {
     "backoff_base_seconds": "NULL",
     "task_version": ":task_version",
     "checkpoint": ":checkpoint",
+    "token_budget": ":token_budget",
+    "cost_policy": ":cost_policy",
+    "estimated_cost_usd": ":estimated_cost_usd",
 }
 
 FENCE = "SELECT 1 FROM apflow_tasks WHERE id = :owned_id AND epoch = :epoch AND status = 'in_progress'"
@@ -140,7 +146,7 @@ WITH RECURSIVE sub (id, status, epoch) AS (
 MEMOS = (
     SUBTREE
     + """
-SELECT t.id, t.status, t.result, t.attempt_count, t.next_attempt_at, t.checkpoint_at FROM apflow_tasks t
+SELECT t.id, t.status, t.result, t.attempt_count, t.next_attempt_at, t.checkpoint_at, t.model FROM apflow_tasks t
 JOIN sub ON sub.id = t.id WHERE t.epoch IS NULL"""
 )
 

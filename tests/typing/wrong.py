@@ -71,4 +71,4 @@ def options() -> None:
     task(retry="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     task(middleware=[len])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     task("name")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    task(budget=1_000)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    task(budget="1000")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

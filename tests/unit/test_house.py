@@ -24,7 +24,9 @@ MODULES = sorted((ROOT / "apflow").rglob("*.py"))
 FILE_LINES = 400
 FUNCTION_LINES = 60
 # What may be longer: its place, how long, and why. A function is written `file:name`.
-EXCEPTIONS: dict[str, tuple[int, str]] = {}
+EXCEPTIONS: dict[str, tuple[int, str]] = {
+    "apflow/errors.py": (440, "the whole tree of errors stands in one file"),
+}
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b|not implemented yet", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"""(?<![\w.])/(?:work|root|home|Users|tmp/\w)[/\w]*""")

@@ -383,10 +383,3 @@ def test_every_other_signature_is_taken(signature: str) -> None:
 def test_annotations_are_not_evaluated() -> None:
     made = task(from_source("def made(x: 'no_such.Thing') -> 'nor.This': ...", __name__="m"))
     assert made.definition.signature.parameters["x"].annotation == "no_such.Thing"
-
-
-def test_governance_is_not_accepted_yet() -> None:
-    with pytest.raises(TypeError, match="budget"):
-        task(budget=1_000)  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="policy"):
-        research.with_options(policy="x")  # type: ignore[call-arg]

@@ -1,0 +1,33 @@
+"""Giving runs their meters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from apflow.errors import UserRequiredError
+from apflow.governance.meter import Meter
+
+if TYPE_CHECKING:
+    from apflow.context import RunState
+
+
+def attach(state: RunState) -> Meter:
+    """Give a run a meter, below that of the run above it.
+
+    Raises:
+        UserRequiredError: A budget counts per user, and the run has none.
+        PolicyNotFoundError: The runtime does not know a policy of the task.
+    """
+    if state.user is None and any(one.per == "user" for one in state.options.budget):
+        raise UserRequiredError(state.definition.name)
+    state.meter = Meter(state, None if state.parent is None else state.parent.meter)
+    return state.meter
+
+
+def meter_of(state: RunState) -> Meter:
+    """Return the meter of a run; one that nothing governs gets it now."""
+    if state.meter is None:
+        with state.runtime.governor.lock:
+            if state.meter is None:
+                state.meter = Meter(state, None if state.parent is None else state.parent.meter)
+    return state.meter

@@ -1,0 +1,68 @@
+"""What the policies above a run say before an attempt, and which model it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from apflow.governance.entries import Verdict
+from apflow.governance.policy import PolicyAction, PolicyEngine
+from apflow.governance.provider_router import ProviderRouter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from apflow.governance.policy import CostPolicy
+
+_router = ProviderRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is judged before an attempt.
+
+    Attributes:
+        policies: Of the task and of the runs above it, the most restrictive first.
+        asked: The model that the call asks for; None when its function has no argument `model`.
+        kept: The model that governance gave this run before: it stays, whatever the budget looks like now.
+    """
+
+    policies: Sequence[CostPolicy]
+    asked: str | None
+    kept: str | None
+
+    @property
+    def chained(self) -> bool:
+        """Whether some policy could change the model."""
+        return any(policy.action is PolicyAction.DOWNGRADE for policy in self.policies)
+
+    def judge(self, utilization: float) -> Verdict:
+        """Return what the policies say when this part of the fullest budget is taken."""
+        verdict = Verdict(model=self.kept)
+        for policy in self.policies:
+            downgrades = policy.action is PolicyAction.DOWNGRADE
+            if downgrades and verdict.model is not None:
+                continue
+            evaluation = PolicyEngine.judge(policy, utilization, self._place(policy.downgrade_chain))
+            if not evaluation.triggered:
+                continue
+            if evaluation.action is PolicyAction.BLOCK:
+                verdict.refused_by = (policy.name, evaluation.message)
+                return verdict
+            if evaluation.action is PolicyAction.NOTIFY:
+                verdict.notes.append(("notify", policy.name, evaluation.message, self.asked, None))
+            elif downgrades:
+                verdict.model = evaluation.model_override
+                verdict.notes.append(("downgrade", policy.name, evaluation.message, self.asked, verdict.model))
+        return verdict
+
+    def _place(self, chain: Sequence[str]) -> int:
+        """Return where in a chain the run stands; -1 is before its first model."""
+        if self.asked is None:
+            return 0
+        return chain.index(self.asked) if self.asked in chain else -1
+
+
+def first_of(models: Sequence[str]) -> str | None:
+    """Return the model that a chain starts with."""
+    return _router.select_model(list(models)).model if models else None
