@@ -67,6 +67,7 @@ class RunState:
         owned: The nearest run above, or this one, that has a row with an owner and an epoch: what this run
             writes is fenced on it.
         stored: Whether the run has a row.
+        closed: Its end is stored, or was given up: what it still uses is stored by itself.
         counters: How often a child with a certain fingerprint was called in this attempt.
         holding: Something was reserved in its name or below it.
         meter: What governs it; None when nothing does and it has used nothing.
@@ -83,6 +84,7 @@ class RunState:
     body_left_running = False
     body_told_to_stop = False
     cancel_sent = False
+    closed = False
     encoded: Encoded | None = None
     ended = False
     epoch = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Governed:
 
         usage = returned_usage(result)
         if usage is not None:
-            meter_of(state).spending.returned(usage)
+            meter = meter_of(state)
+            meter.spending.returned(usage if usage.model else replace(usage, model=meter.asked_model()))
 
     def _release_holds(self, tx: Tx, run_id: str, epoch: int) -> None:
         """End what a run held in its lives up to `epoch`."""
@@ -103,3 +105,14 @@ class Governed:
         """Release what dead runs hold, from the lease keeper's thread; with no holds, nothing is imported for it."""
         if self.store.read_blocking(lambda tx: tx.row("SELECT 1 FROM apflow_budget_holds LIMIT 1")) is not None:
             self.governor.sweep_blocking()
+
+    def _finish_late(self, seconds: float) -> None:
+        """Wait for usage that runs have reported after their end."""
+        if self._governor is not None:
+            self._governor.known.finish_late(seconds)
+
+    def _forget_governing(self) -> None:
+        """Begin anew in a forked child: other threads may have held these locks."""
+        self._governing = threading.Lock()
+        if self._governor is not None:
+            self._governor.forget_after_fork()

@@ -66,6 +66,8 @@ class RunRecord:
     estimated_cost_usd: Decimal | None
     actual_cost_usd: Decimal | None
     cost_policy: str | None
+    token_budget: int | None
+    model: str | None
 
     def __repr__(self) -> str:
         return f"<apflow.RunRecord {self.name} {self.id} {'interrupted' if self.interrupted else self.status}>"

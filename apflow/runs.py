@@ -32,6 +32,14 @@ WITH RECURSIVE below (id) AS (
 )"""
 
 
+#: What goes with a run. Usage events and decisions stay: they say what was spent, and why something was not.
+_OF_RUNS = (
+    ("task_checkpoints", "task_id", ""),
+    ("apflow_budget_accounts", "scope_id", " AND per = 'run'"),
+    ("apflow_tasks", "id", ""),
+)
+
+
 class Runs:
     """The runs of one database. Plain code calls these through `runtime.wait(...)`."""
 
@@ -219,6 +227,8 @@ class Runs:
     async def delete(self, run_id: str) -> int:
         """Delete a run with everything inside it, and return how many rows that were.
 
+        What was used stays in the reports.
+
         Raises:
             RunNotFoundError: There is none with this id.
             RunActiveError: Something of it is running.
@@ -237,8 +247,8 @@ class Runs:
             raise RunNotFoundError(run_id)
         if any(row[0] == "in_progress" and row[1] is not None and not row[3] and not is_gone(row[2]) for row in rows):
             raise RunActiveError(run_id, "is running, or something inside it is; cancel it first")
-        for table, column in (("task_checkpoints", "task_id"), ("apflow_tasks", "id")):
-            tx.execute(f"{_BELOW} DELETE FROM {table} WHERE {column} IN (SELECT id FROM below)", params)
+        for table, column, where in _OF_RUNS:
+            tx.execute(f"{_BELOW} DELETE FROM {table} WHERE {column} IN (SELECT id FROM below){where}", params)
         return len(rows)
 
     async def prune(self, older_than: datetime | timedelta) -> int:
@@ -264,10 +274,9 @@ def _prune_in(tx: Tx, params: dict[str, Any]) -> int:
         "AND r.status IN ('completed', 'failed', 'cancelled') AND NOT EXISTS (SELECT 1 FROM apflow_tasks c "
         "WHERE c.task_tree_id = r.id AND c.status IN ('pending', 'in_progress'))"
     )
-    tx.execute(
-        f"DELETE FROM task_checkpoints WHERE task_id IN (SELECT id FROM apflow_tasks WHERE task_tree_id IN ({trees}))",
-        params,
-    )
+    for table, column, where in _OF_RUNS[:-1]:
+        ids = f"SELECT id FROM apflow_tasks WHERE task_tree_id IN ({trees})"
+        tx.execute(f"DELETE FROM {table} WHERE {column} IN ({ids}){where}", params)
     return tx.execute(f"DELETE FROM apflow_tasks WHERE task_tree_id IN ({trees})", params)
 
 

@@ -174,6 +174,7 @@ class Runtime(Governed):
         return first
 
     def _close_parts(self) -> None:
+        self._finish_late(self.shutdown_seconds)
         self.keeper.close()
         self.store.close()
         self._ready = False
@@ -181,6 +182,7 @@ class Runtime(Governed):
     def forget_after_fork(self) -> None:
         """Begin anew in a forked child: another owner, no runs, connections of its own."""
         self.home = None
+        self._forget_governing()
         if not self._closed:
             self._begin()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from apflow.call import Middleware
     from apflow.durability.circuit_breaker import CircuitBreakerConfig
     from apflow.durability.retry import RetryPolicy
+    from apflow.governance.amounts import Reserve
     from apflow.governance.budget import Budget
     from apflow.governance.policy import CostPolicy
     from apflow.options import Colour
@@ -80,6 +81,7 @@ def task(
     budget: int | Budget | Sequence[Budget] | None = None,
     policy: str | CostPolicy | Sequence[str | CostPolicy] | None = None,
     models: Sequence[str] | None = None,
+    reserve: Reserve | None = None,
     middleware: Sequence[Middleware] = (),
 ) -> TaskDecorator: ...
 def task(
@@ -97,6 +99,7 @@ def task(
     budget: int | Budget | Sequence[Budget] | None = None,
     policy: str | CostPolicy | Sequence[str | CostPolicy] | None = None,
     models: Sequence[str] | None = None,
+    reserve: Reserve | None = None,
     middleware: Sequence[Middleware] = (),
 ) -> Any:
     """Make a task of a function: its calls become recorded runs. Works bare and with options.
@@ -119,6 +122,8 @@ def task(
             that the runtime knows, a `CostPolicy`, or several.
         models: A chain of models, the most expensive one first. From 80 % of the fullest budget on, the model after
             the one asked for is used.
+        reserve: What each attempt holds of the budgets above it before it starts: a number of tokens, or a mapping such
+            as `{"tokens": 2_000, "usd": "0.05"}`; in place of what the budgets themselves say.
         middleware: Layers around the calls of this task, the first outermost, inside those of the runtime.
 
     Raises:
@@ -135,6 +140,7 @@ def task(
         "budget": budget,
         "policy": policy,
         "models": models,
+        "reserve": reserve,
         "middleware": middleware,
     }
 

@@ -9,7 +9,7 @@ import sqlite3
 from asyncio.subprocess import PIPE, Process
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -25,25 +25,26 @@ LOOK_EVERY_SECONDS = 0.1
 
 
 class Execution(NamedTuple):
-    """One entry into the body of a step."""
+    """One entry into the body of a step, and the tokens for which its model was paid; None when it never answered."""
 
     step: str
     run_id: str
+    tokens: int | None
 
 
 class Journal:
     """Every entry into the body of a step, appended to a SQLite file of its own.
 
-    This is what makes the last line of the demo honest. The file stands for the outside world (an invoice,
-    a letter), which no engine can take back. The body itself writes to it, first of all and committed at
-    once, so a SIGKILL cannot hide an execution. apflow neither reads nor writes it, and steps are told apart
-    by what they do and not by their run id: a step that apflow wrongly ran again shows up here, whatever
-    `apflow_tasks` says of it.
+    This is what makes the last lines of the demo honest. The file stands for the outside world (an invoice,
+    a letter), which no engine can take back. The body itself writes to it, first of all and once more when its
+    model has answered, committed at once, so a SIGKILL cannot hide an execution. apflow neither reads nor writes
+    it, and steps are told apart by what they do and not by their run id: a step that apflow wrongly ran again
+    shows up here, whatever `apflow_tasks` says of it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        columns = "number INTEGER PRIMARY KEY, run_id, attempt, pid, step"
+        columns = "number INTEGER PRIMARY KEY, run_id, attempt, pid, step, tokens INTEGER"
         self._run(f"CREATE TABLE IF NOT EXISTS executions ({columns})")
 
     @classmethod
@@ -60,9 +61,16 @@ class Journal:
         )
         print(f"runs {step}", flush=True)
 
+    def pay(self, tokens: int) -> None:
+        """Record what the model of the current run took for the answer that it has just given."""
+        newest = "SELECT max(number) FROM executions WHERE run_id = ?"
+        values = (tokens, apflow.current().task_id)
+        self._run(f"UPDATE executions SET tokens = coalesce(tokens, 0) + ? WHERE number = ({newest})", values)
+
     def executions(self) -> list[Execution]:
         """Return all entries in their order."""
-        return [Execution(*row) for row in self._run("SELECT step, run_id FROM executions ORDER BY number")]
+        rows = self._run("SELECT step, run_id, tokens FROM executions ORDER BY number")
+        return [Execution(*row) for row in rows]
 
     def _run(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as connection:
@@ -138,12 +146,20 @@ class Play:
                 if step in done - seen:
                     self.say("database", f"has the result of {step}")
             bar.update(shown, completed=len(done))
-            in_flight = [step for step in begun if step not in done]
-            if kill_at is not None and len(done) >= kill_at and in_flight:
-                self.say("parent", f"kills {name} in the middle of {', '.join(in_flight)}")
+            if kill_at is not None and len(done) >= kill_at and begun and await self.in_flight(worker, name, begun):
                 return
             seen = done
             await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    async def in_flight(self, worker: Process, name: str, begun: list[str]) -> bool:
+        """Hold the worker still and look; leave it still when it is in the middle of a step."""
+        worker.send_signal(SIGSTOP)  # Otherwise the step could end between this look and the kill.
+        done = await self.done()
+        if in_flight := [step for step in begun if step not in done]:
+            self.say("parent", f"kills {name} in the middle of {', '.join(in_flight)}")
+            return True
+        worker.send_signal(SIGCONT)
+        return False
 
     async def rows(self) -> dict[str, Any]:
         """Return the rows of the agent's run and of its steps in `apflow_tasks`, by run id."""
@@ -187,8 +203,7 @@ def table(first: list[Execution], second: list[Execution], done: set[str], rows:
     for step, run_id in {entry.step: entry.run_id for entry in first + second}.items():
         row = rows[run_id]
         took = (row.completed_at - row.started_at).total_seconds()
-        cost = row.result if isinstance(row.result, dict) else {}
-        counts = [cost[name] for name in ("input_tokens", "output_tokens") if name in cost]
+        counts = [row.token_usage[name] for name in ("input", "output")] if row.token_usage else []
         spared += sum(counts) if step in done - late else 0
         did = acts(finished=step in done, early=step in early, late=step in late)
         shown.add_row(escape(step), *did, f"{took:.2f}", " + ".join(map(str, counts)))

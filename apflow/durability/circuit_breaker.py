@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from apflow.clock import Clock, SystemClock
 from apflow.durability.limits import check_number, check_whole
-from apflow.errors import CircuitOpenError, FencedError, RunCancelledError, RunInterruptedError
+from apflow.errors import (
+    BudgetExhaustedError,
+    CircuitOpenError,
+    FencedError,
+    RunCancelledError,
+    RunInterruptedError,
+    UnpricedModelError,
+)
 
 if TYPE_CHECKING:
     from apflow.call import Call, CallNext, Middleware
 
 #: These say nothing about the task's health.
-NEVER_COUNTED = (RunCancelledError, FencedError, RunInterruptedError)
+#: These tell nothing about the service behind the task.
+NEVER_COUNTED = (RunCancelledError, FencedError, RunInterruptedError, BudgetExhaustedError, UnpricedModelError)
 
 logger = logging.getLogger(__name__)
 

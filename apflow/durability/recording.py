@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sys
 import threading
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from apflow.context import _current
 from apflow.durability import replay
-from apflow.durability.claims import Claims, Replayed
+from apflow.durability.claims import Claims, Joined, Replayed
 from apflow.durability.rows import Rows
 from apflow.durability.writing import RunWriter, error_columns
 from apflow.errors import FencedError, RunCancelledError, RunEndedError, RunInterruptedError, StorageError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from apflow.context import Memos, RunState
     from apflow.durability.ownership import LeaseKeeper
     from apflow.storage.store import Store, Tx
+
+logger = logging.getLogger(__name__)
 
 FRACTION_DIGITS = 2
 STRAY_SECONDS = 0.005
@@ -76,10 +79,10 @@ class Recorder:
 
     async def _owned(self, call: Call, call_next: CallNext) -> Any:
         state = call.state
-        if state.meter is not None:
+        if state.meter is not None and (state.meter.wants_prices or state.parent is not None):
             await state.meter.prepare()
         if not state.stored:
-            replayed = await self.claims.open(state, wait=True)
+            replayed = await self._open(state)
             if isinstance(replayed, Replayed):
                 return state.definition.codec.load_result(replayed.text)
         self.keeper.hold(state)
@@ -89,13 +92,24 @@ class Recorder:
             await self._end_badly(state, error)
             raise
         finally:
-            if state.meter is not None:
-                await state.meter.close()
-            self.keeper.drop(state)
-            if not state.settled:
-                raised = sys.exc_info()[1]
-                self._settle(state, None, raised if isinstance(raised, Exception) else RunInterruptedError(state.id))
+            try:
+                await _close_meter(state)
+            finally:
+                self.keeper.drop(state)
+                if not state.settled:
+                    raised = sys.exc_info()[1]
+                    outcome = raised if isinstance(raised, Exception) else RunInterruptedError(state.id)
+                    self._settle(state, None, outcome)
         return result
+
+    async def _open(self, state: RunState) -> Replayed | Joined | None:
+        """Store the start of a run; when that is cancelled after it was stored, hand the run back."""
+        try:
+            return await self.claims.open(state, wait=True)
+        except asyncio.CancelledError:
+            if state.stored:
+                await self.writer.release(state)
+            raise
 
     async def _run(self, call: Call, call_next: CallNext) -> Any:
         """Call the function and store its result.
@@ -203,8 +217,7 @@ class Recorder:
             raise error from None
         finally:
             siblings.discard(state)
-            if state.meter is not None:
-                await state.meter.close()
+            await _close_meter(state)
 
     async def _child_failed(self, state: RunState, error: Exception) -> None:
         if state.stored_as is not None:  # It is stored as failed already: what it has used did not fit.
@@ -297,6 +310,16 @@ class Recorder:
         }
         sql = "UPDATE apflow_tasks SET progress = :progress, updated_at = :now WHERE id = :id"
         await self.writer.early(state, lambda tx: self.writer.holds(tx, state) and tx.execute(sql, params) == 1)
+
+
+async def _close_meter(state: RunState) -> None:
+    """Store what is left of the run's usage, and let the meter go: it and its run refer to each other."""
+    meter, state.meter, state.closed = state.meter, None, True
+    if meter is not None and not meter.idle:
+        try:
+            await meter.close()
+        except StorageError as error:  # How the run ended says more than this.
+            logger.error("usage of run %s was not stored (%s)", state.id, type(error).__name__)  # noqa: TRY400
 
 
 async def _absorb(state: RunState) -> None:

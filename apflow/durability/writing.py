@@ -54,15 +54,23 @@ class RunWriter:
         parent = state.parent
         meter = state.meter if admit else None
         admission = None if meter is None else meter.propose()
+        outcomes: list[bool | str] = []
 
         def fn(tx: Tx) -> bool | str:
             refused = parent is not None and (self._why_not(tx, parent.owned) or not self._store_missing(tx, state))
             inserted = refused if isinstance(refused, str) else self._insert(tx, params)
             if inserted is True and meter is not None and admission is not None:
                 meter.admit_in(tx, admission)
+            outcomes.append(inserted)
             return inserted
 
-        inserted = await self._store.write(fn, single=parent is None and meter is None)
+        try:
+            inserted = await self._store.write(fn, single=parent is None and meter is None)
+        except asyncio.CancelledError as cancelled:  # It says so only after the write has ended, well or badly.
+            state.stored = cancelled.__cause__ is None and outcomes[-1:] == [True]
+            if state.stored and meter is not None:
+                meter.proposed(admission)
+            raise
         if isinstance(inserted, str) and parent is not None:
             parent.owned.stop(inserted)
             raise RunCancelledError(parent.owned.id) if inserted == "cancelled" else FencedError(parent.owned.id)
@@ -134,8 +142,9 @@ class RunWriter:
         try:
             if not await self.write(state, fn, single=single, ends=True):
                 raise self._refused(state)
-        except asyncio.CancelledError:  # It says so only after the write was done.
-            state.stored, state.stored_as = True, params["status"]
+        except asyncio.CancelledError as cancelled:  # It says so only after the write has ended, well or badly.
+            if cancelled.__cause__ is None:
+                state.stored, state.stored_as = True, params["status"]
             raise
         state.stored, state.stored_as = True, params["status"]
         self._mark_stored(missing)
@@ -153,7 +162,7 @@ class RunWriter:
 
     async def write(self, state: RunState, fn: Callable[[Tx], T], *, single: bool = False, ends: bool = False) -> T:
         """Run a write of a run, together with the settlement of what it has used; `ends` when an attempt has ended."""
-        if state.meter is None:
+        if state.meter is None or state.meter.idle:
             return await self._store.write(fn, single=single)
         return await state.meter.write(fn, single=single, ends=ends)
 

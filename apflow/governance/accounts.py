@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -17,9 +16,10 @@ if TYPE_CHECKING:
     from apflow.governance.budget import Per
 
 
-@dataclass(frozen=True, slots=True)
 class Line:
     """One limit of one budget for one run, user or everybody; each of its windows is an account.
+
+    Two lines are equal when they stand for the same, whatever their limits are.
 
     Attributes:
         name: Name of the budget.
@@ -28,16 +28,23 @@ class Line:
         unit: What it counts.
         window: Which calendar window; None has none.
         tz: Time zone of the window.
-        limit: What the code says. It is not part of the identity.
+        limit: What the code says.
     """
 
-    name: str
-    per: Per
-    scope_id: str
-    unit: Unit
-    window: str | None
-    tz: str
-    limit: int = field(compare=False)
+    __slots__ = ("_identity", "limit", "name", "per", "scope_id", "tz", "unit", "window")
+
+    def __init__(  # noqa: PLR0917 - in the order in which they are stored
+        self, name: str, per: Per, scope_id: str, unit: Unit, window: str | None, tz: str, limit: int
+    ) -> None:
+        self.name, self.per, self.scope_id, self.unit = name, per, scope_id, unit
+        self.window, self.tz, self.limit = window, tz, limit
+        self._identity = (name, per, scope_id, unit, window, tz if window else "")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Line) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
 
 class Account:
@@ -47,15 +54,29 @@ class Account:
         id: A hash over the line and the start of the window.
         start: When its window starts; None without one.
         end: When its window ends.
+        lazy: It has no row before something is used or held.
         limit, settled, reserved, overrun: As the database had them.
         unflushed: What was reported in this process beyond all holds and is not stored yet.
     """
 
-    __slots__ = ("__weakref__", "end", "id", "limit", "line", "overrun", "reserved", "settled", "start", "unflushed")
+    __slots__ = (
+        "__weakref__",
+        "end",
+        "id",
+        "lazy",
+        "limit",
+        "line",
+        "overrun",
+        "reserved",
+        "settled",
+        "start",
+        "unflushed",
+    )
 
     def __init__(self, line: Line, start: datetime | None, end: datetime | None) -> None:
         self.line, self.start, self.end = line, start, end
         self.id = account_id(line, start)
+        self.lazy = False
         self.limit, self.settled, self.reserved, self.overrun, self.unflushed = line.limit, 0, 0, 0, 0
 
     @property
@@ -66,16 +87,9 @@ class Account:
 
 def account_id(line: Line, start: datetime | None) -> str:
     """Return what identifies an account: everything but its limit."""
-    parts = (
-        line.name,
-        line.per,
-        line.scope_id,
-        line.unit,
-        line.window or "",
-        line.tz if line.window else "",
-        "" if start is None else start.isoformat(),
-    )
-    text = "\n".join(f"{len(part)}:{part}" for part in parts)
+    window = "" if start is None else f"{line.window} {line.tz} {start.isoformat()}"
+    # Names and scope ids may hold anything, so one has its length in front and the other comes last.
+    text = f"{len(line.name)}:{line.name}|{line.per}|{line.unit}|{window}|{line.scope_id}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -85,27 +99,46 @@ class Accounts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current: WeakValueDictionary[Line, Account] = WeakValueDictionary()
+        self._of_runs: WeakValueDictionary[str, Account] = WeakValueDictionary()
 
     def at(self, line: Line, now: datetime) -> Account:
         """Return the account of a line in the window that holds `now`."""
+        if line.per == "run":  # Only the runs of one tree have it, and they share it through their meters.
+            account = _account(line, now)
+            self._of_runs[account.id] = account
+            return account
         with self._lock:
             found = self._current.get(line)
-            if found is None or not _holds(found, now):
-                window = window_at(line.window, line.tz, now)
-                found = Account(line, window.start, window.end)
+            if found is None or not is_current(found, now):
+                found = _account(line, now)
                 self._current[line] = found
+            elif found.line.limit != line.limit:  # The code has changed: a cell of a notebook, say, was run again.
+                found.line = line
             return found
 
     def limits_changed(self, limits: dict[str, int]) -> None:
         """Take note of limits that were set at run time, by account id."""
         with self._lock:
-            for account in self._current.values():
+            of_runs = [found for one in limits if (found := self._of_runs.get(one)) is not None]
+            for account in [*self._current.values(), *of_runs]:
                 if account.id in limits:
                     raised = limits[account.id]
                     fits = min(account.overrun, max(0, raised - account.settled - account.reserved))
                     account.limit, account.settled = raised, account.settled + fits
                     account.overrun -= fits
 
+    def forget_after_fork(self) -> None:
+        """Make a lock that no other thread can have held while forking."""
+        self._lock = threading.Lock()
 
-def _holds(account: Account, now: datetime) -> bool:
+
+def is_current(account: Account, now: datetime) -> bool:
+    """Whether the window of an account holds `now`."""
     return (account.start is None or account.start <= now) and (account.end is None or now < account.end)
+
+
+def _account(line: Line, now: datetime) -> Account:
+    if line.window is None:
+        return Account(line, None, None)
+    window = window_at(line.window, line.tz, now)
+    return Account(line, window.start, window.end)

@@ -16,6 +16,10 @@ DIGITS: Final = 9
 MOST_USD: Final = 1_000_000_000
 MOST_WHOLE: Final = 2**53
 
+#: What fits into the columns of a run's row: NUMERIC(12,6) and INTEGER.
+MOST_MICRO: Final = 999_999_999_999
+MOST_TOKENS: Final = 2**31 - 1
+
 
 class AmountsDict(TypedDict, total=False):
     """Amounts as they are written in code: `{"tokens": 2_000, "usd": "0.05"}`."""
@@ -48,6 +52,9 @@ class Amounts:
 
     def __bool__(self) -> bool:
         return bool(self.tokens or self.usd or self.requests)
+
+
+NOTHING: Final = Amounts()
 
 
 def amounts(value: object) -> Amounts:

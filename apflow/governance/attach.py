@@ -17,9 +17,12 @@ def attach(state: RunState) -> Meter:
     Raises:
         UserRequiredError: A budget counts per user, and the run has none.
         PolicyNotFoundError: The runtime does not know a policy of the task.
+        TaskDefinitionError: Another task declares another limit for a budget that both share.
     """
     if state.user is None and any(one.per == "user" for one in state.options.budget):
         raise UserRequiredError(state.definition.name)
+    if state.options.budget and state.options.budget is state.definition.options.budget:
+        state.runtime.governor.declare(state.definition.name, state.options.budget)
     state.meter = Meter(state, None if state.parent is None else state.parent.meter)
     return state.meter
 

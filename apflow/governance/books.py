@@ -124,26 +124,48 @@ class Books:
         for one, limit, settled, reserved, overrun, overridden in self._tx.rows(sql, numbered(ids)):
             self.accounts[one] = AccountRow(limit, settled, reserved, overrun, bool(overridden))
 
-    def open(self, accounts: Mapping[str, Account], now: datetime) -> None:
-        """Insert the accounts that are missing, and give those whose limit the code has changed the new one."""
-        missing = [one for one in sorted(accounts) if one not in self.accounts]
-        if missing:
-            for one in missing:
-                self._tx.execute(_INSERT_ACCOUNT, self._account_params(accounts[one], now))
-            self._read(missing, lock=True)
-        changed = [one for one in sorted(accounts) if self._differs(self.accounts[one], accounts[one])]
-        if changed:
-            self._read(changed, lock=True)
-        for one in changed:
-            row, limit = self.accounts[one], accounts[one].line.limit
-            if self._differs(row, accounts[one]):
+    def open(
+        self,
+        accounts: Mapping[str, Account],
+        now: datetime,
+        limits: Mapping[str, int] | None = None,
+        *,
+        look: bool = False,
+    ) -> None:
+        """Insert the accounts that are missing, and give those whose limit the code has changed the new one.
+
+        Args:
+            accounts: What is needed, by id.
+            now: What time it is.
+            limits: What the code says now, by account; an account that is not in there keeps the limit that it has.
+            look: Nothing is used or held, so accounts that can do without a row get none.
+        """
+        said = limits or {}
+        if missing := [one for one in sorted(accounts) if one not in self.accounts]:
+            there = [one for one in missing if not self._insert(accounts[one], now, said.get(one), look=look)]
+            self._read(there, lock=True)
+        if changed := [one for one in said if self._differs(one, said[one])]:
+            self._read(sorted(changed), lock=True)
+        for one in sorted(changed):
+            row, limit = self.accounts[one], said[one]
+            if self._differs(one, limit):
                 fits = min(row.overrun, max(0, limit - row.settled - row.reserved))
                 self._tx.execute(_SET_LIMIT, {"id": one, "hard_limit": limit, "fits": fits})
                 row.limit, row.settled, row.overrun = limit, row.settled + fits, row.overrun - fits
 
-    @staticmethod
-    def _differs(row: AccountRow, account: Account) -> bool:
-        return row.limit != account.line.limit and not row.overridden
+    def _insert(self, account: Account, now: datetime, limit: int | None, *, look: bool) -> bool:
+        """Insert an account; False when it is there already."""
+        limit = account.line.limit if limit is None else limit
+        if not (look and account.lazy):
+            params = self._account_params(account, now) | {"hard_limit": limit}
+            if self._tx.execute(_INSERT_ACCOUNT, params) != 1:
+                return False
+        self.accounts[account.id] = AccountRow(limit, 0, 0, 0, overridden=False)
+        return True
+
+    def _differs(self, account_id: str, limit: int) -> bool:
+        row = self.accounts.get(account_id)
+        return row is not None and row.limit != limit and not row.overridden
 
     def _account_params(self, account: Account, now: datetime) -> dict[str, Any]:
         line, timestamp = account.line, self._store.timestamp
@@ -157,7 +179,6 @@ class Books:
             "tz": line.tz,
             "window_start": None if account.start is None else timestamp(account.start),
             "window_end": None if account.end is None else timestamp(account.end),
-            "hard_limit": line.limit,
             "no": False,
             "now": timestamp(now),
         }

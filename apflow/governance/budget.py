@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from apflow.governance.amounts import UNITS, Amounts, Reserve, Unit, amounts, nano, public, whole
+from apflow.governance.amounts import NOTHING, UNITS, Amounts, Reserve, Unit, amounts, nano, public, whole
 from apflow.governance.windows import check_tz, check_window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from decimal import Decimal
 
     from apflow.storage.repository import TaskRepository
@@ -67,7 +68,7 @@ class Budget:
                 allowed = public(unit, limits.get(unit, 0))
                 raise ValueError(f"reserve asks for {public(unit, wanted)} {unit}, and the budget has {allowed}")
 
-    @property
+    @cached_property
     def limits(self) -> dict[Unit, int]:
         """The limits that were given; dollars as nano-dollars."""
         found: dict[Unit, int] = {}
@@ -79,11 +80,11 @@ class Budget:
             found["requests"] = whole(self.requests, "requests")
         return found
 
-    @property
+    @cached_property
     def reserved(self) -> Amounts:
         """What one attempt holds."""
         try:
-            return Amounts() if self.reserve is None else amounts(self.reserve)
+            return NOTHING if self.reserve is None else amounts(self.reserve)
         except ValueError as error:
             raise ValueError(f"reserve: {error}") from error
 
@@ -242,10 +243,22 @@ def budgets(value: Any) -> tuple[Budget, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
         return (Budget(tokens=value),)
     if isinstance(value, list | tuple) and all(isinstance(one, Budget) for one in value):
+        _check_distinct(value)
         return tuple(value)
     raise ValueError(
         f"takes a number of tokens, a Budget or a list of them, not a value of type {type(value).__name__}"
     )
+
+
+def _check_distinct(several: Sequence[Budget]) -> None:
+    """Refuse two budgets that would count on the same account."""
+    seen: set[tuple[object, ...]] = set()
+    for one in several:
+        for unit in one.limits:
+            account = (one.name, one.per, unit, one.window, one.tz if one.window else "")
+            if account in seen:
+                raise ValueError(f"has two limits of {unit} per {one.per} that are one account; give one budget a name")
+            seen.add(account)
 
 
 def _check_id(field: str, value: object) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from apflow.errors import BudgetNotFoundError
 from apflow.governance.amounts import nano, whole
 from apflow.governance.statuses import DECISION_COLUMNS, decision, statuses
+from apflow.governance.untouched import insert_untouched, untouched
 from apflow.storage.repository import created_between, where
 
 if TYPE_CHECKING:
@@ -63,7 +64,14 @@ class Budgets:
             conditions.append(_CURRENT)
             params |= self._now()
         await self._ready()
-        return await self._store.read(lambda tx: statuses(tx, where(conditions), params))
+        return await self._store.read(lambda tx: self._statuses(tx, where(conditions), params))
+
+    @staticmethod
+    def _statuses(tx: Tx, clause: str, params: dict[str, Any]) -> list[BudgetStatus]:
+        found = statuses(tx, clause, params)
+        if "scope_id" in params and (fresh := untouched(tx, params["scope_id"])) is not None:
+            found.append(fresh)
+        return found
 
     async def set_limit(
         self,
@@ -104,6 +112,8 @@ class Budgets:
         params |= self._now() | {"name": _id("name", name)}
 
         def change(tx: Tx) -> tuple[dict[str, int], list[BudgetStatus]]:
+            if whose == "run":
+                insert_untouched(tx, self._store, params["scope_id"])
             found = _lock(tx, where(conditions), params)
             missing = limits.keys() - {row[1] for row in found}
             if missing:

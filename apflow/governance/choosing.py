@@ -23,11 +23,15 @@ class Choice:
 
     Attributes:
         policies: Of the task and of the runs above it, the most restrictive first.
+        own: Those of the task itself.
+        given: Models that governance gave to runs above: who asks for one of them was downgraded already.
         asked: The model that the call asks for; None when its function has no argument `model`.
         kept: The model that governance gave this run before: it stays, whatever the budget looks like now.
     """
 
     policies: Sequence[CostPolicy]
+    own: Sequence[CostPolicy]
+    given: frozenset[str]
     asked: str | None
     kept: str | None
 
@@ -41,7 +45,7 @@ class Choice:
         verdict = Verdict(model=self.kept)
         for policy in self.policies:
             downgrades = policy.action is PolicyAction.DOWNGRADE
-            if downgrades and verdict.model is not None:
+            if downgrades and (verdict.model is not None or self._is_foreign(policy)):
                 continue
             evaluation = PolicyEngine.judge(policy, utilization, self._place(policy.downgrade_chain))
             if not evaluation.triggered:
@@ -55,6 +59,15 @@ class Choice:
                 verdict.model = evaluation.model_override
                 verdict.notes.append(("downgrade", policy.name, evaluation.message, self.asked, verdict.model))
         return verdict
+
+    def _is_foreign(self, policy: CostPolicy) -> bool:
+        """Whether a run above brings the policy, and it has nothing to say about the model that is asked for.
+
+        So it is when its chain does not name that model, which may be a cheaper one, or has led to it already.
+        """
+        if self.asked is None or policy in self.own:
+            return False
+        return self.asked not in policy.downgrade_chain or self.asked in self.given
 
     def _place(self, chain: Sequence[str]) -> int:
         """Return where in a chain the run stands; -1 is before its first model."""

@@ -46,7 +46,7 @@ def exhausted(
         f"{shown(unit, requested)} requested. "
     )
     if reason is not None:
-        text += f"Policy {policy!r}: {reason} "
+        text += f"{reason} "
     if account.end is not None:
         text += f"The next window begins at {account.end.isoformat()}. "
     text += f"Raise the limit with runtime.budgets.set_limit({line.name!r}, ...), or use less."

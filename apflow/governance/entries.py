@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from apflow.governance.amounts import Amounts
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from apflow.governance.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Who:
+class Who(NamedTuple):
     """The run on whose behalf something is written."""
 
     run_id: str
@@ -31,7 +30,7 @@ class Who:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Hold:
     """One reservation as this process knows it.
 
@@ -39,7 +38,8 @@ class Hold:
         id: Names it in the database.
         run_id: The run that made it.
         accounts: Where it has something, by account id.
-        left: How much of that is left, as far as this process knows.
+        left: How much of that is left, as the database had it last.
+        queued: How much of that was used and is not stored yet.
         outer: The reservation around it.
     """
 
@@ -48,6 +48,11 @@ class Hold:
     accounts: dict[str, Account]
     left: dict[str, int]
     outer: Hold | None
+    queued: dict[str, int] = field(default_factory=dict)
+
+    def available(self, account_id: str) -> int:
+        """Return what may still be taken out of it."""
+        return max(0, self.left.get(account_id, 0) - self.queued.get(account_id, 0))
 
     def chain(self) -> list[Hold]:
         """Return this one and those around it, the innermost first."""
@@ -89,7 +94,10 @@ class Admission:
         refusal: Why it may not start, once `Ledger.admit` has decided.
         rows: The accounts as they were then.
         left: What it holds, by account.
+        holds: What is left of the reservations around it, by reservation and account.
+        limits: What the code says, by account, for those whose code is in this process.
         fullest: The account that the policies were asked about.
+        fresh: Accounts that nobody can have used before: those of a run that starts in the same transaction.
         done: It was decided before, by a commit whose outcome may be unknown.
     """
 
@@ -107,7 +115,10 @@ class Admission:
     verdict: Verdict = field(default_factory=Verdict)
     rows: dict[str, AccountRow] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    holds: dict[tuple[str, str], int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
     fullest: str | None = None
+    fresh: frozenset[str] = frozenset()
     warnings: list[str] = field(default_factory=list)
     done: bool = False
 
@@ -123,6 +134,7 @@ class Event:
         price: What it cost; None when nobody knows.
         cost_nusd: The same in nano-dollars, rounded up.
         beyond: What of it no hold covered as far as this process knew, by account.
+        covered: What of it holds covered: `(hold, account, amount)`.
     """
 
     dedupe_key: str
@@ -135,6 +147,7 @@ class Event:
     price: Price | None = None
     cost_nusd: int | None = None
     beyond: dict[str, int] = field(default_factory=dict)
+    covered: list[tuple[Hold, str, int]] = field(default_factory=list)
 
     @property
     def amounts(self) -> Amounts:
@@ -149,7 +162,8 @@ class Settlement:
     Attributes:
         ending: Reservations to release, the innermost first.
         owned: `(run id, epoch)` of an owned run that ends: whatever it still holds is released.
-        overrun: What did not fit, once `Ledger.settle` has run.
+        counted: The events that were not stored before, once `Ledger.settle` has run.
+        overrun: What did not fit.
         rows: The accounts as they are then.
         left: What is left of each hold, by reservation and account.
     """
@@ -157,6 +171,7 @@ class Settlement:
     events: list[Event]
     ending: list[Hold]
     owned: tuple[str, int] | None = None
+    counted: list[Event] = field(default_factory=list)
     overrun: BudgetExhaustedError | None = None
     rows: dict[str, AccountRow] = field(default_factory=dict)
     left: dict[tuple[str, str], int] = field(default_factory=dict)

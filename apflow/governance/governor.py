@@ -6,7 +6,9 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING
 
+from apflow.errors import TaskDefinitionError
 from apflow.governance.accounts import Accounts
+from apflow.governance.known import Known
 from apflow.governance.ledger import Ledger
 from apflow.governance.policy import PolicyEngine
 from apflow.governance.prices import Prices
@@ -15,6 +17,7 @@ from apflow.governance.sweep import sweep
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from apflow.governance.budget import Budget
     from apflow.governance.policy import CostPolicy
     from apflow.storage.store import Store
 
@@ -36,10 +39,35 @@ class Governor:
         self.accounts = Accounts()
         self.engine = PolicyEngine()
         self.prices = Prices()
-        #: Guards what this process knows of accounts and holds.
+        self.known = Known()
         self.lock = threading.Lock()
+        self._declared: dict[tuple[str, ...], tuple[int, str]] = {}
         for policy in policies:
             self.engine.register_policy(policy)
+
+    def declare(self, task: str, budgets: Sequence[Budget]) -> None:
+        """Remember the limits that a task declares for budgets which other tasks may share.
+
+        Raises:
+            TaskDefinitionError: Another task declares another limit for the same.
+        """
+        for one in budgets:
+            for unit, limit in one.limits.items() if one.per != "run" else ():
+                key = (one.name or task, one.per, unit, one.window or "", one.tz if one.window else "")
+                known, other = self._declared.setdefault(key, (limit, task))
+                if known != limit and other != task:
+                    raise TaskDefinitionError(
+                        f"tasks {other!r} and {task!r} give the budget {key[0]!r} per {one.per} two limits of {unit}; "
+                        "give both the same limit, or one of the budgets another name"
+                    )
+                self._declared[key] = (limit, other)
+
+    def forget_after_fork(self) -> None:
+        """Make locks that no other thread can have held while forking."""
+        self.lock = threading.Lock()
+        self.known.forget_after_fork()
+        self.accounts.forget_after_fork()
+        self.prices.forget_after_fork()
 
     async def load_prices(self) -> None:
         """Load the price book, which takes up to a second the first time, without blocking the loop."""

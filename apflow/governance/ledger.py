@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from apflow.governance.amounts import MOST_MICRO
 from apflow.governance.books import AccountRow, Books, HoldRow
 from apflow.governance.decisions import exhausted, write_down
 from apflow.governance.entries import Admission, Event, Settlement, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from apflow.errors import BudgetExhaustedError
     from apflow.storage.store import Store, Tx
@@ -54,17 +55,24 @@ class Ledger:
         admission.verdict = Verdict()
         admission.warnings.clear()
         # Who holds nothing only looks, so the row of a busy account is not locked for it.
-        books = Books(tx, self._store, admission.accounts, lock=bool(admission.needs))
-        books.open(admission.accounts, admission.now)
+        holds = bool(admission.needs)
+        used = [one for one in admission.accounts if one not in admission.fresh]
+        books = Books(tx, self._store, used, lock=holds)
+        books.open(admission.accounts, admission.now, admission.limits, look=not holds)
         admission.rows = books.accounts
-        outer = [] if admission.outer is None else [hold.id for hold in admission.outer.chain()]
-        enclosing = books.of_reservations(outer)
+        enclosing: list[HoldRow] = []
+        if admission.outer is not None:
+            enclosing = books.of_reservations([hold.id for hold in admission.outer.chain()])
         inside = _amounts_by_account(enclosing)
-        refused = self._refusing(admission, books, inside) or self._judged(admission, books, inside)
-        refused = refused or self._reserve(admission, books, enclosing)
+        refused = self._refusing(admission, books, inside)
+        if refused is None and admission.judge is not None:
+            refused = self._judged(admission, books, inside, admission.judge)
+        if refused is None and admission.needs:
+            refused = self._reserve(admission, books, enclosing)
+            books.save()
+        admission.holds = _left(books)
         if refused is not None:
             admission.refusal = self._refusal(admission, refused, books.accounts[refused])
-        books.save()
         if refused is not None or admission.verdict.notes:
             write_down(tx, self._store, admission, refused)
 
@@ -83,9 +91,11 @@ class Ledger:
         return None
 
     @staticmethod
-    def _judged(admission: Admission, books: Books, inside: Mapping[str, int]) -> str | None:
+    def _judged(
+        admission: Admission, books: Books, inside: Mapping[str, int], judge: Callable[[float], Verdict]
+    ) -> str | None:
         """Ask the policies about the fullest account; return it when they refuse."""
-        if admission.judge is None or not admission.accounts:
+        if not admission.accounts:
             return None
 
         def utilization(one: str) -> float:
@@ -93,7 +103,7 @@ class Ledger:
             return (row.settled + row.overrun + max(0, row.reserved - inside.get(one, 0))) / row.limit
 
         admission.fullest = max(sorted(admission.accounts), key=utilization)
-        admission.verdict = admission.judge(utilization(admission.fullest))
+        admission.verdict = judge(utilization(admission.fullest))
         admission.model = admission.verdict.model
         return admission.fullest if admission.verdict.refused_by is not None else None
 
@@ -165,6 +175,7 @@ class Ledger:
             ids |= self._accounts_of(tx, settlement.owned)
         books = Books(tx, self._store, ids)
         rows = books.of_reservations(list(holds))
+        settlement.counted = counted
         if counted:
             settlement.overrun = None
             books.open({one: event.accounts[one] for event in counted for one in event.accounts}, counted[0].at)
@@ -176,10 +187,7 @@ class Ledger:
             books.release(self._held_by(books, settlement.owned))
         books.save()
         settlement.rows = books.accounts
-        settlement.left = {}
-        for row in books.holds.values():
-            key = row.hold_id, row.account_id
-            settlement.left[key] = settlement.left.get(key, 0) + row.amount
+        settlement.left = _left(books)
 
     def _settle_event(self, event: Event, books: Books, rows: Sequence[HoldRow], settlement: Settlement) -> None:
         chain = [] if event.hold is None else event.hold.chain()
@@ -226,7 +234,8 @@ class Ledger:
             return
         read, written, total = (int(value) for value in row[:3])
         usage = json.dumps({"input": read, "output": written, "total": total})
-        micro = None if row[3] is None else -(-int(row[3]) // 1_000)
+        # The column has twelve digits; the events have them all.
+        micro = None if row[3] is None else min(-(-int(row[3]) // 1_000), MOST_MICRO)
         cost = None if micro is None else f"{micro // 1_000_000}.{micro % 1_000_000:06d}"
         tx.execute(self._row_usage, {"id": run_id, "usage": usage, "cost": cost})
 
@@ -259,6 +268,15 @@ class Ledger:
         )
         row = tx.row(sql, {"id": run_id})
         return None if row is None else (int(row[0]), int(row[1]))
+
+
+def _left(books: Books) -> dict[tuple[str, str], int]:
+    """Return what is left of each reservation on each account."""
+    left: dict[tuple[str, str], int] = {}
+    for row in books.holds.values():
+        key = row.hold_id, row.account_id
+        left[key] = left.get(key, 0) + row.amount
+    return left
 
 
 def _amounts_by_account(holds: Iterable[HoldRow]) -> dict[str, int]:

@@ -9,31 +9,33 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apflow.errors import UnpricedModelError
-from apflow.governance.accounts import Line
-from apflow.governance.amounts import Amounts, usd_of
+from apflow.governance.amounts import MOST_MICRO, MOST_TOKENS, NOTHING, Amounts, usd_of
 from apflow.governance.choosing import Choice, first_of
 from apflow.governance.entries import Admission, Hold, Who
 from apflow.governance.policy import PolicyAction, PolicyEngine, policy_for_models
-from apflow.governance.spending import Spending, learn
+from apflow.governance.spending import Spending
+from apflow.governance.standing import Standing
 from apflow.governance.stored import stored_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from decimal import Decimal
 
     from apflow.call import Call, CallNext
     from apflow.context import RunState
     from apflow.errors import BudgetExhaustedError
     from apflow.governance.accounts import Account
+    from apflow.governance.budget import Budget
     from apflow.governance.governor import Governor
     from apflow.governance.policy import CostPolicy
-    from apflow.governance.stored import Above
     from apflow.storage.store import Tx
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+_UNGOVERNED: dict[str, Any] = {"token_budget": None, "cost_policy": None, "estimated_cost_usd": None}
 _SET_MODEL = "UPDATE apflow_tasks SET model = :model WHERE id = :id"
 
 #: The innermost `reserve` block that this code is in.
@@ -58,60 +60,71 @@ class Meter:
     Attributes:
         hold: The reservation of the attempt that runs.
         model: What the attempt that runs was given: chosen by governance, or asked for.
-        spending: What the run has used.
+        kept: What governance chose; it stays for the run's other attempts and lives.
     """
 
     def __init__(self, state: RunState, parent: Meter | None) -> None:
         self.state, self.parent = state, parent
         self.governor: Governor = state.runtime.governor
+        self.standing: Standing = Standing(state, None if parent is None else parent.standing)
         self.hold: Hold | None = None
         self.model: str | None = None
         options = state.options
         above = state.above
-        self._above = () if above is None else above.lines
-        self._lines: tuple[Line, ...] | None = None
-        self._accounts: dict[str, Account] = {}
+        above_lines = () if above is None else above.lines
         self._outer = None if parent is None else parent.innermost()
         self._proposed: Admission | None = None
-        self._kept: str | None = None
+        self.kept: str | None = None
         inherited: tuple[CostPolicy, ...] = (
             parent.policies if parent is not None else () if above is None else above.policies
         )
         self.policies: tuple[CostPolicy, ...] = self._policies(inherited)
-        self.needs = options.reserve or _most(*(one.reserved for one in options.budget))
+        self.needs = _most(options.budget) if options.reserve is None else options.reserve
         self.in_dollars: bool = (
             any(one.usd is not None for one in options.budget)
-            or any(line.unit == "usd" for line in self._above)
+            or any(line.unit == "usd" for line in above_lines)
             or (parent is not None and parent.in_dollars)
         )
         self.governs: bool = bool(
-            options.budget or self._above or self.policies or (parent is not None and parent.governs)
+            options.budget or above_lines or self.policies or (parent is not None and parent.governs)
         )
-        self.spending = Spending(self)
+        self._spending: Spending | None = None
 
     def _policies(self, inherited: tuple[CostPolicy, ...]) -> tuple[CostPolicy, ...]:
         options = self.state.options
         own = self.governor.engine.resolve(options.policy) if options.policy else []
         if options.models and not any(one.action is PolicyAction.DOWNGRADE for one in own):
             own.append(policy_for_models(self.state.definition.name, options.models))
+        self._own_policies = tuple(own)
         if not own:
             return inherited
         return tuple(PolicyEngine.ordered([*own, *(one for one in inherited if one not in own)]))
 
     @property
-    def lines(self) -> tuple[Line, ...]:
-        """Every limit above this run, its own included."""
-        if self._lines is None:
-            above = self._above if self.parent is None else self.parent.lines
-            self._lines = (*above, *own_lines(self.state))
-        return self._lines
+    def spending(self) -> Spending:
+        """What the run has used."""
+        if self._spending is None:
+            with self.governor.lock:
+                if self._spending is None:
+                    self._spending = Spending(self)
+        return self._spending
+
+    @property
+    def wants_prices(self) -> bool:
+        """Whether its start has to know what models cost: to judge it, or to estimate what it reserves."""
+        estimates = self.needs.tokens and not self.needs.usd and _model_of(self.state.arguments) is not None
+        return self.in_dollars or bool(estimates)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to settle or to release when the run ends."""
+        state = self.state
+        held = self.hold is not None or (self._proposed is not None and bool(self._proposed.left))
+        return self._spending is None and not held and not (state.owned is state and state.holding)
 
     def accounts_at(self, now: datetime) -> dict[str, Account]:
         """Return the accounts above this run in the windows that hold `now`, by id."""
-        found = (self.governor.accounts.at(line, now) for line in self.lines)
-        # Kept, because what is known of an account is forgotten with the last run that refers to it.
-        self._accounts = {account.id: account for account in found}
-        return self._accounts
+        return self.standing.accounts_at(now)
 
     def innermost(self) -> Hold | None:
         """Return the reservation that usage is taken off first: a `reserve` block, the attempt's, or one around it."""
@@ -134,7 +147,10 @@ class Meter:
 
     def columns(self) -> dict[str, Any]:
         """Return what of it stands in the run's row."""
-        tokens = [one.tokens for one in self.state.options.budget if one.per == "run" and one.tokens is not None]
+        budgets = self.state.options.budget
+        if not budgets and not self.policies and not self.needs:
+            return _UNGOVERNED
+        tokens = [one.tokens for one in budgets if one.per == "run" and one.tokens is not None]
         estimate = self.needs.usd
         if not estimate and self.needs.tokens and self.governor.prices.loaded:
             most = self.governor.prices.most(_model_of(self.state.arguments), self.needs.tokens)
@@ -143,7 +159,10 @@ class Meter:
 
     def stored(self) -> dict[str, Any]:
         """Return what another process needs to govern the run as this one does, as JSON values."""
-        lines = self.parent.lines if self.parent is not None else self._above
+        above = self.state.above
+        if self.parent is None and above is None and not self.state.options.overrides:
+            return {}
+        lines = self.standing.above()
         policies = () if self.parent is None else self.parent.policies
         return stored_options(self.state.options, lines, policies)
 
@@ -151,10 +170,13 @@ class Meter:
 
     def propose(self) -> Admission:
         """Return the admission of the first attempt, to be decided with the run's start."""
-        return self._propose(_model_of(self.state.arguments))
+        admission = self._propose(_model_of(self.state.arguments))
+        if self.state.options.budget:
+            admission.fresh = self.standing.fresh()
+        return admission
 
     def _propose(self, asked: str | None) -> Admission:
-        choice = Choice(self.policies, asked, self._kept)
+        choice = Choice(self.policies, self._own_policies, self._given(), asked, self.kept) if self.policies else None
         now = self.governor.store.clock.now()
         return Admission(
             who=self.who(),
@@ -162,39 +184,55 @@ class Meter:
             accounts=self.accounts_at(now),
             needs=self.needs,
             outer=self._outer,
-            judge=choice.judge if self.policies else None,
+            judge=None if choice is None else choice.judge,
             now=now,
             asked=asked,
-            chained=choice.chained,
+            chained=choice is not None and choice.chained,
+            limits=self.standing.limits(),
         )
+
+    def _given(self) -> frozenset[str]:
+        """Return the models that governance gave to the runs above this one."""
+        above = self.parent
+        given: frozenset[str] = frozenset()
+        while above is not None:
+            given |= {above.kept} if above.kept is not None else set()
+            above = above.parent
+        return given
 
     def admit_in(self, tx: Tx, admission: Admission) -> bool:
         """Decide about an attempt, and store the model that it gets in a row that is there."""
         self.governor.ledger.admit(tx, admission)
         if admission.chained and admission.refusal is None:
-            tx.execute(_SET_MODEL, {"id": self.state.id, "model": admission.model or admission.asked})
+            model = admission.model or admission.asked or first_of(self.state.options.models)
+            tx.execute(_SET_MODEL, {"id": self.state.id, "model": model})
         return True
 
     def proposed(self, admission: Admission | None) -> None:
         """Remember what was decided with the run's start; None: the run exists, so nothing was."""
         self._proposed = admission
         if admission is None:
-            self._lines = None
+            self.standing.forget()
 
     def keep_model(self, model: str | None) -> None:
         """Go on with the model that an earlier life of the run had."""
-        self._kept = model
+        self.kept = model
 
     async def admit(self, call: Call) -> Call:
         """Admit an attempt and return its call with the model that it gets."""
-        admission, self._proposed = self._proposed, None
-        if admission is not None and admission.asked != call.model:
-            self._adopt(admission)
+        admission = self._proposed
+        if admission is not None and admission.asked == call.model:
+            self._proposed = None
+        else:
             admission = None
+        await self._load_prices()
         self._end_attempt()
-        if self.spending.waits:
+        if self._spending is not None:
+            self._spending.begin_attempt()
+        if self._spending is not None and self._spending.waits:
             await self.write(lambda _: None)
         if admission is None:
+            await self.catch_up()
             admission = await self._admitted(call.model)
         if admission.refusal is not None and await self.governor.sweep(admission.accounts):
             admission = await self._admitted(call.model)
@@ -207,30 +245,36 @@ class Meter:
 
     async def _admitted(self, asked: str | None) -> Admission:
         admission = self._propose(asked)
+        try:
+            await self._admit(admission)
+        except BaseException:
+            # It may be committed nevertheless: so it is when a cancellation is told.
+            self._proposed = admission
+            self._end_attempt()
+            raise
+        return admission
+
+    async def _admit(self, admission: Admission) -> None:
         state = self.state
         writer = state.runtime.recorder.writer
-        if state.owned is state or admission.needs or state.options.budget:
+        if state.owned is state or admission.needs or (state.options.budget and not self.standing.rowless):
             await writer.early(state, lambda tx: writer.holds(tx, state) and self.admit_in(tx, admission))
-            return admission
+            return
         # Nothing of this run has to be stored for it, unless it gets another model.
         await self.governor.store.write(lambda tx: self.admit_in(tx, admission))
         if admission.model is not None and not state.stored:
             chosen = {"id": state.id, "model": admission.model}
             await writer.early(state, lambda tx: tx.execute(_SET_MODEL, chosen) == 1)
-        return admission
 
     def _adopt(self, admission: Admission) -> None:
         """Know what an admission gave."""
-        with self.governor.lock:
-            learn(admission.rows, admission.accounts)
-        if admission.left:
-            accounts = {one: admission.accounts[one] for one in admission.left}
-            self.hold = Hold(admission.hold_id, self.state.id, accounts, dict(admission.left), self._outer)
+        self.hold = self.governor.known.granted(admission)
+        if self.hold is not None and self.state.owned is not self.state:
             self.state.owned.holding = True
 
     def _with_model(self, call: Call, admission: Admission) -> Call:
         model = admission.model or call.model or first_of(self.state.options.models)
-        self._kept, self.model = admission.model, model
+        self.kept, self.model = admission.model, model
         if self.in_dollars and model is not None and not self.governor.prices.knows(model):
             raise UnpricedModelError(self.state.id, model, self.governor.prices.missing(model))
         if model is None or model == call.model:
@@ -262,47 +306,50 @@ class Meter:
         return self.spending.write_blocking(fn)
 
     def _end_attempt(self) -> None:
+        if self._proposed is not None:  # It was admitted with its start, and never began.
+            self._adopt(self._proposed)
+            self._proposed = None
         hold, self.hold = self.hold, None
-        self.spending.end(hold)
+        if hold is not None:
+            self.spending.end(hold)
 
     async def close(self) -> None:
         """Store what is left, when nothing more of the run will be written."""
         self._end_attempt()
-        await self.spending.close()
+        if self._spending is not None:
+            await self._spending.close()
 
     @property
     def failure(self) -> BudgetExhaustedError | UnpricedModelError | None:
         """Why the run fails even when its function returns."""
-        return self.spending.failure
+        return None if self._spending is None else self._spending.failure
 
     async def prepare(self) -> None:
-        """Get ready to judge what is reported in dollars."""
-        if self.in_dollars:
+        """Get ready to judge whether the run may start, and what it reports in dollars."""
+        await self._load_prices()
+        await self.catch_up()
+
+    async def _load_prices(self) -> None:
+        if self.wants_prices:
             await self.governor.load_prices()
 
-
-def own_lines(state: RunState) -> tuple[Line, ...]:
-    """Return the limits that the run's own task declares."""
-    scopes = {"run": state.id, "user": state.user or "", "global": ""}
-    return tuple(
-        Line(one.name or state.definition.name, one.per, scopes[one.per], unit, one.window, one.tz, limit)
-        for one in state.options.budget
-        for unit, limit in one.limits.items()
-    )
-
-
-def _policies_above(parent: Meter | None, above: Above | None) -> tuple[CostPolicy, ...]:
-    if parent is not None:
-        return parent.policies
-    return () if above is None else above.policies
+    async def catch_up(self) -> None:
+        """Store what this run and those above it have reported: what is decided next has to know of it."""
+        meter: Meter | None = self
+        while meter is not None:
+            spending = meter._spending  # noqa: SLF001 - asking for the property would make one
+            if spending is not None and spending.reports:
+                await spending.catch_up()
+            meter = meter.parent
 
 
-def _most(*wanted: Amounts) -> Amounts:
-    """Return the largest amount of each unit."""
+def _most(budgets: tuple[Budget, ...]) -> Amounts:
+    """Return the largest amount of each unit that one of them reserves for an attempt."""
+    wanted = [one.reserved for one in budgets if one.reserve is not None]
+    if not wanted:
+        return NOTHING
     return Amounts(
-        max((one.tokens for one in wanted), default=0),
-        max((one.usd for one in wanted), default=0),
-        max((one.requests for one in wanted), default=0),
+        max(one.tokens for one in wanted), max(one.usd for one in wanted), max(one.requests for one in wanted)
     )
 
 
@@ -311,9 +358,10 @@ def _model_of(arguments: Any) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _columns(tokens: list[int], policies: tuple[CostPolicy, ...], estimate: Any) -> dict[str, Any]:
+def _columns(tokens: list[int], policies: tuple[CostPolicy, ...], estimate: Decimal | None) -> dict[str, Any]:
+    limit = min(tokens, default=MOST_TOKENS + 1)
     return {
-        "token_budget": min(tokens, default=None),
+        "token_budget": limit if limit <= MOST_TOKENS else None,
         "cost_policy": policies[0].name if policies else None,
-        "estimated_cost_usd": None if estimate is None else f"{estimate:.6f}",
+        "estimated_cost_usd": None if estimate is None else f"{min(estimate, usd_of(MOST_MICRO * 1_000)):.6f}",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
@@ -66,12 +67,12 @@ class GenaiPrices:
         # Finding a model, and above all not finding it, takes a part of a millisecond.
         self._found: tuple[DataSnapshot | None, dict[tuple[str, str | None], ModelInfo | None]] = None, {}
 
-    @property
+    @cached_property
     def available(self) -> bool:
-        """Whether the package is installed."""
+        """Whether the package is installed. It is looked for once: that takes a good part of a millisecond."""
         from importlib.util import find_spec
 
-        return self._snapshot is not None or find_spec("genai_prices") is not None
+        return find_spec("genai_prices") is not None
 
     @property
     def loaded(self) -> bool:

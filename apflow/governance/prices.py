@@ -93,6 +93,10 @@ class Prices:
             )
             self._overrides = (override, *others)
 
+    def forget_after_fork(self) -> None:
+        """Make a lock that no other thread can have held while forking."""
+        self._lock = Lock()
+
     @property
     def loaded(self) -> bool:
         """Whether `price` answers at once; when False, `load` takes up to a second."""
@@ -119,7 +123,9 @@ class Prices:
         return None if usd is None else Price(usd, rates.texts(), "override")
 
     def knows(self, model: str, provider: str | None = None) -> bool:
-        """Return whether tokens read by this model have a price now."""
+        """Return whether tokens read by this model have a price now; without a provider, at whichever provider."""
+        if provider is None and any(one.fits(model.lower(), one.provider) for one in self._overrides):
+            return True
         return self.price(Usage(input=1, total=1, model=model, provider=provider), datetime.now(UTC)) is not None
 
     def most(

@@ -6,14 +6,14 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from apflow import portal
-from apflow.governance.entries import Admission, Hold
+from apflow.governance.entries import Admission
 from apflow.governance.meter import block
-from apflow.governance.spending import learn
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from apflow.governance.amounts import Amounts
+    from apflow.governance.entries import Hold
     from apflow.governance.meter import Meter
 
 
@@ -30,6 +30,7 @@ class Reservation:
         self._needs = needs
         self._hold: Hold | None = None
         self._outer: Hold | None = None
+        self._entered = False
 
     async def __aenter__(self) -> Self:
         hold = await self._acquire()
@@ -68,8 +69,13 @@ class Reservation:
 
         Raises:
             BudgetExhaustedError: It does not fit.
+            RuntimeError: It was entered before.
         """
+        if self._entered:
+            raise RuntimeError("a reservation is used once; call reserve() again for another block")
+        self._entered = True
         meter = self._meter
+        await meter.catch_up()
         admission = self._propose(outer or meter.innermost())
         if not admission.accounts:
             return None
@@ -79,11 +85,7 @@ class Reservation:
             await self._write(admission)
         if admission.refusal is not None:
             raise admission.refusal
-        with meter.governor.lock:
-            learn(admission.rows, admission.accounts)
-        accounts = {one: admission.accounts[one] for one in admission.left}
-        meter.state.owned.holding = True
-        return Hold(admission.hold_id, meter.state.id, accounts, dict(admission.left), admission.outer)
+        return meter.governor.known.granted(admission)
 
     def _propose(self, outer: Hold | None) -> Admission:
         meter = self._meter
@@ -103,7 +105,15 @@ class Reservation:
         state = self._meter.state
         writer = state.runtime.recorder.writer
         meter = self._meter
-        await writer.early(state, lambda tx: writer.holds(tx, state) and meter.admit_in(tx, admission))
+        state.owned.holding = True
+        try:
+            await writer.early(state, lambda tx: writer.holds(tx, state) and meter.admit_in(tx, admission))
+        except BaseException:
+            # It may be committed nevertheless: so it is when a cancellation is told.
+            hold = meter.governor.known.granted(admission)
+            if hold is not None:
+                meter.spending.end(hold)
+            raise
 
     async def _release(self) -> None:
         if self._hold is not None:

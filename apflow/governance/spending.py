@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, TypeVar
 from apflow import portal
 from apflow.errors import BudgetExhaustedError, StorageError, UnpricedModelError
 from apflow.governance.amounts import NANO
-from apflow.governance.books import AccountRow
-from apflow.governance.decisions import exhausted, word
+from apflow.governance.decisions import word
 from apflow.governance.entries import Event, Hold, Settlement
+from apflow.storage.outlive import outlive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from apflow.governance.accounts import Account
     from apflow.governance.meter import Meter
     from apflow.governance.usage import Usage
     from apflow.storage.store import Tx
@@ -48,6 +47,7 @@ class Spending:
         self._store = meter.governor.store
         self._failure: BudgetExhaustedError | UnpricedModelError | None = None
         self._tentative: BudgetExhaustedError | None = None
+        self._suspected: BudgetExhaustedError | None = None
         self._queue: deque[Event] = deque()
         self._ending: list[Hold] = []
         self._seen: set[str] = set()
@@ -55,7 +55,6 @@ class Spending:
         self._guard = threading.Lock()
         self._flusher: asyncio.Task[None] | None = None
         self._asked = False
-        self._closed = False
 
     # -- reports ---------------------------------------------------------------------------------------------
 
@@ -76,9 +75,11 @@ class Spending:
         event = Event(key, meter.who(), usage, meter.accounts_at(now), meter.innermost(), now, source)
         if meter.in_dollars:
             self._put_price(event)
-        error = self._judge(event)
-        self._queue.append(event)
-        self._flush_soon()
+        error = self._governor.known.judge(event) or self._failure
+        with self._guard:
+            self._queue.append(event)
+        if source != "returned":  # That is stored by the run's end, which follows and judges it.
+            self._flush_soon()
         if meter.in_dollars and event.cost_nusd is None:
             self._failure = self._failure or self._unpriced(usage.model)
             raise self._unpriced(usage.model)
@@ -103,24 +104,10 @@ class Spending:
         event.price = price
         event.cost_nusd = None if price is None else nano_of(price.usd)
 
-    def _judge(self, event: Event) -> BudgetExhaustedError | None:
-        """Take the usage off what is known to be held or left; return the error of an account that has too little."""
-        error = None
-        chain = () if event.hold is None else event.hold.chain()
-        with self._governor.lock:
-            for one, account in event.accounts.items():
-                amount = rest = event.amounts.of(account.line.unit)
-                for hold in chain:
-                    for held, other in hold.accounts.items():
-                        if other.line == account.line:
-                            taken = min(rest, hold.left.get(held, 0))
-                            hold.left[held] = hold.left.get(held, 0) - taken
-                            rest -= taken
-                if rest and rest > account.left and error is None:
-                    error = exhausted(event.who, account, _row_of(account), amount, model=event.usage.model)
-                account.unflushed += rest
-                event.beyond[one] = rest
-        return error
+    def begin_attempt(self) -> None:
+        """Forget what earlier attempts reported: a result sums up its own attempt."""
+        with self._guard:
+            self._reported.clear()
 
     # -- storing ---------------------------------------------------------------------------------------------
 
@@ -129,15 +116,19 @@ class Spending:
         """Why the run fails even when its function returns; inside a transaction, what that one has found too."""
         return self._failure or self._tentative
 
-    def end(self, hold: Hold | None) -> None:
+    def end(self, hold: Hold) -> None:
         """Have a reservation released with whatever is stored next."""
-        if hold is not None:
-            self._ending.insert(0, hold)
+        self._ending.insert(0, hold)
 
     @property
     def waits(self) -> bool:
         """Whether something is to be stored."""
         return bool(self._queue or self._ending)
+
+    @property
+    def reports(self) -> bool:
+        """Whether something that was reported is not stored, or just being stored."""
+        return bool(self._queue) or self._flusher is not None
 
     async def write(
         self, fn: Callable[[Tx], T], *, before: Callable[[Tx], object] | None, single: bool = False, ends: bool = False
@@ -151,18 +142,28 @@ class Spending:
             single: `fn` executes one statement.
             ends: The owned run ends, so nothing is held for it any more.
         """
-        while self._flusher is not None:
+        if self._flusher is None and (not self._queue or self._governor.prices.loaded):
+            return await self._write(fn, before, single=single, ends=ends)
+        # A cancellation is told only after the write was done, as the store does it.
+        return await outlive(asyncio.ensure_future(self._write(fn, before, single=single, ends=ends)))
+
+    async def _write(
+        self, fn: Callable[[Tx], T], before: Callable[[Tx], object] | None, *, single: bool, ends: bool
+    ) -> T:
+        await self._price_all()
+        # One may have begun while the price book was loaded. On another loop it may itself have to wait for us.
+        while self._flusher is not None and self._state.loop is asyncio.get_running_loop():
             await asyncio.wait([self._flusher])
+            await self._price_all()
         owned = (self._state.id, self._state.epoch) if ends and self._holds_below() else None
         if not self.waits and owned is None:
             return await self._store.write(fn, single=single)
-        await self._price_all()
         settlement = self._take(owned)
         bound = self._bind(settlement, before, fn)
         try:
             result = await self._store.write(bound)
-        except asyncio.CancelledError:  # It says so only after the write was done.
-            self._done(settlement)
+        except asyncio.CancelledError as error:  # It says so only after the write has ended, well or badly.
+            (self._done if error.__cause__ is None else self._put_back)(settlement)
             raise
         except BaseException:
             self._put_back(settlement)
@@ -192,7 +193,8 @@ class Spending:
             if before is not None:
                 before(tx)
             self._governor.ledger.settle(tx, settlement)
-            self._tentative = settlement.overrun
+            # A commit whose answer got lost has found it already, when nothing is left to count now.
+            self._tentative = settlement.overrun or (None if settlement.counted else self._suspected)
             result = fn(tx)
             if settlement.events:
                 self._governor.ledger.keep_row_in_step(tx, self._state.id)
@@ -208,27 +210,18 @@ class Spending:
         return Settlement(events, ending, owned)
 
     def _put_back(self, settlement: Settlement) -> None:
-        self._tentative = None
+        self._tentative, self._suspected = None, settlement.overrun or self._suspected
         with self._guard:
             self._queue.extendleft(reversed(settlement.events))
             self._ending = settlement.ending + self._ending
 
     def _done(self, settlement: Settlement) -> None:
         """Learn from a settlement that is committed."""
+        self._failure = self._failure or self._tentative or settlement.overrun
         self._tentative = None
-        self._failure = self._failure or settlement.overrun
-        with self._governor.lock:
-            for event in settlement.events:
-                for one, amount in event.beyond.items():
-                    event.accounts[one].unflushed -= amount
-                for hold in () if event.hold is None else event.hold.chain():
-                    for one in hold.left:
-                        hold.left[one] = settlement.left.get((hold.id, one), 0)
-            accounts = {one: account for event in settlement.events for one, account in event.accounts.items()}
-            accounts |= {one: account for hold in settlement.ending for one, account in hold.accounts.items()}
-            learn(settlement.rows, accounts)
-        for hold in settlement.ending:
-            hold.left.clear()
+        if settlement.events:
+            self._suspected = None
+        self._governor.known.settled(settlement)
 
     async def _price_all(self) -> None:
         """Price what was reported where no budget counts dollars; nobody had to wait for the price book then."""
@@ -251,8 +244,9 @@ class Spending:
             if self._asked:
                 return
             self._asked = True
-        if self._closed or loop is None or loop.is_closed():
-            portal.Spawned(portal.portal.loop(), self._flush(), contextvars.Context())
+        if self._state.closed or loop is None or loop.is_closed():
+            stored = portal.Spawned(portal.portal.loop(), self._store_reports(), contextvars.Context())
+            self._governor.known.await_late(stored.future)
             return
         with contextlib.suppress(RuntimeError):  # The loop was closed just now; what ends the run stores it.
             loop.call_soon_threadsafe(self._begin_flush)
@@ -263,15 +257,32 @@ class Spending:
         else:
             self._asked = False
 
+    async def catch_up(self) -> None:
+        """Store what was reported so far, because what is decided next has to know of it."""
+        if self._state.ended:
+            return
+        if self._state.loop is not asyncio.get_running_loop():
+            await self._store_reports()  # That loop may be blocked until this returns.
+            return
+        if self._flusher is None:
+            self._begin_flush()
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+
     async def _flush(self) -> None:
+        try:
+            await self._store_reports()
+        finally:
+            self._flusher = None
+
+    async def _store_reports(self) -> None:
         writer = self._state.runtime.recorder.writer
         try:
             self._asked = False
             while self._queue:
                 await self._price_all()
                 settlement = self._take(None)
-                rows = None if self._closed else writer.rows_of(self._state)
-                bound = self._bind(settlement, rows, _nothing)
+                bound = self._bind(settlement, self._rows(), _nothing)
                 try:
                     await self._store.write(bound)
                 except BaseException:
@@ -281,31 +292,21 @@ class Spending:
                 self._done(settlement)
         except StorageError as error:
             logger.warning("usage of run %s is not stored yet (%s)", self._state.id, type(error).__name__)
-        finally:
-            self._flusher = None
 
     async def close(self) -> None:
         """Store what is left, when nothing more of the run will be written."""
-        self._closed = True
         if self.waits or self._flusher is not None:
-            await self.write(_nothing, before=None)
+            await self.write(_nothing, before=self._rows())
+            self._state.runtime.recorder.writer.rows_stored(self._state)
+
+    def _rows(self) -> Callable[[Tx], object] | None:
+        """Return what makes sure of the run's row: a child that was cancelled may have none before this."""
+        state = self._state
+        return None if state.closed and state.stored else state.runtime.recorder.writer.rows_of(state)
 
 
 def _nothing(_: Tx) -> None:
     """Write nothing but the settlement."""
-
-
-def _row_of(account: Account) -> AccountRow:
-    return AccountRow(account.limit, account.settled, account.reserved, account.overrun, overridden=False)
-
-
-def learn(rows: Mapping[str, AccountRow], accounts: Mapping[str, Account]) -> None:
-    """Take note of what the database said about accounts."""
-    for one, row in rows.items():
-        account = accounts.get(one)
-        if account is not None:
-            account.limit, account.settled = row.limit, row.settled
-            account.reserved, account.overrun = row.reserved, row.overrun
 
 
 def nano_of(usd: Decimal) -> int:

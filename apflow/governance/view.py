@@ -59,4 +59,4 @@ class BudgetView:
         assert self._meter is not None
         innermost = self._meter.innermost()
         chain = () if innermost is None else innermost.chain()
-        return sum(hold.left.get(account.id, 0) for hold in chain)
+        return sum(hold.available(account.id) for hold in chain)

@@ -8,14 +8,16 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .postgres import two_databases
-from .sides import Missing, NotMeasuredError, Program, Side, Worker
+from .postgres import databases
+from .sides import Crew, Missing, NotMeasuredError, Program, Side, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _NO_DBOS = "DBOS could not be installed"
+_ON_POSTGRES = ("apflow-pg", "dbos-pg", "ungoverned-pg", "global-pg")
+_CREW = 4
 
 
 @contextmanager
@@ -28,15 +30,12 @@ def line_up(folder: Path, dbos_python: str | None) -> Iterator[Mapping[str, Side
     """
     with ExitStack() as stack:
         try:
-            ours, theirs = stack.enter_context(two_databases(folder / "postgres"))
+            urls = stack.enter_context(databases(folder / "postgres", len(_ON_POSTGRES)))
         except NotMeasuredError as error:
-            on_postgres: dict[str, Side] = dict.fromkeys(("apflow-pg", "dbos-pg"), Missing(str(error)))
+            on_postgres: dict[str, Side] = dict.fromkeys(_ON_POSTGRES, Missing(str(error)))
         else:
-            on_postgres = {
-                "apflow-pg": _apflow(folder, "pg", ours),
-                "dbos-pg": _dbos(folder, "pg", theirs, dbos_python),
-            }
-        sides = _on_files(folder, dbos_python) | on_postgres
+            on_postgres = _on_postgres(folder, dict(zip(_ON_POSTGRES, urls, strict=True)), dbos_python)
+        sides = _on_files(folder, dbos_python) | _budgets(folder) | on_postgres
         for side in sides.values():
             stack.enter_context(closing(side))
         yield sides
@@ -56,6 +55,30 @@ def _on_files(folder: Path, dbos_python: str | None) -> dict[str, Side]:
     }
 
 
+def _budgets(folder: Path) -> dict[str, Side]:
+    hot, floor = (_file_url(folder, name) for name in ("hot-4", "hot-floor-4"))
+    return {
+        "ungoverned": _governed(folder, "nothing"),
+        "run": _governed(folder, "run"),
+        "global": _governed(folder, "global"),
+        "three": _governed(folder, "three"),
+        "three-used": _governed(folder, "used"),
+        "hot": _governed(folder, "nothing", name="hot"),
+        "hot-floor": _ledger_floor(folder, "hot-floor"),
+        "hot-4": Crew([_governed(folder, "nothing", name=f"hot-4-{n}", url=hot) for n in range(_CREW)]),
+        "hot-floor-4": Crew([_ledger_floor(folder, f"hot-floor-4-{n}", url=floor) for n in range(_CREW)]),
+    }
+
+
+def _on_postgres(folder: Path, urls: Mapping[str, str], dbos_python: str | None) -> dict[str, Side]:
+    return {
+        "apflow-pg": _apflow(folder, "pg", urls["apflow-pg"]),
+        "dbos-pg": _dbos(folder, "pg", urls["dbos-pg"], dbos_python),
+        "ungoverned-pg": _governed(folder, "nothing", name="ungoverned-pg", url=urls["ungoverned-pg"]),
+        "global-pg": _governed(folder, "global", name="global-pg", url=urls["global-pg"]),
+    }
+
+
 def _floor(folder: Path, synchronous: str) -> Side:
     path = folder / f"floor-{synchronous}.db"
     return Worker(sys.executable, "floor_side", str(path), synchronous, log=path.with_suffix(".log"))
@@ -63,6 +86,16 @@ def _floor(folder: Path, synchronous: str) -> Side:
 
 def _apflow(folder: Path, name: str, url: str, *, durability: str = "normal") -> Side:
     return Worker(sys.executable, "apflow_side", url, durability, log=folder / f"apflow-{name}.log")
+
+
+def _governed(folder: Path, budgets: str, *, name: str = "", url: str = "") -> Worker:
+    name = name or f"governed-{budgets}"
+    url = url or _file_url(folder, name)
+    return Worker(sys.executable, "governed_side", url, budgets, log=folder / f"{name}.log")
+
+
+def _ledger_floor(folder: Path, name: str, *, url: str = "") -> Worker:
+    return Worker(sys.executable, "ledger_floor_side", url or _file_url(folder, name), log=folder / f"{name}.log")
 
 
 def _dbos(folder: Path, name: str, url: str, python: str | None) -> Side:

@@ -1,4 +1,4 @@
-"""Two fresh databases on one PostgreSQL server."""
+"""Fresh databases on one PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def two_databases(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the URLs of two databases and drop these afterwards.
+def databases(folder: Path, count: int) -> Iterator[list[str]]:
+    """Yield the URLs of `count` databases and drop these afterwards.
 
     The server is the one that `APFLOW_TEST_POSTGRES_URL` names. Else the bundled one is started in `folder`
     with its own settings: unlike in the tests, a commit waits for the disk.
@@ -28,7 +28,7 @@ def two_databases(folder: Path) -> Iterator[tuple[str, str]]:
     with ExitStack() as stack:
         try:
             server = os.environ.get("APFLOW_TEST_POSTGRES_URL") or _start_bundled(folder, stack)
-            urls = stack.enter_context(fresh_database(server)), stack.enter_context(fresh_database(server))
+            urls = [stack.enter_context(fresh_database(server)) for _ in range(count)]
         except Exception as error:
             raise NotMeasuredError(f"no PostgreSQL server: {type(error).__name__}: {error}") from error
         yield urls

@@ -17,10 +17,20 @@ EXPERIMENTS = {
     "pg-root": Experiment(scenario="root", counts={"apflow-pg": 100, "dbos-pg": 60}, repeats=(7, 3)),
     "pg-child": Experiment(scenario="child", counts={"apflow-pg": 100, "dbos-pg": 60}, repeats=(7, 3)),
     "pg-gather": Experiment(scenario="gather", counts={"apflow-pg": 1000, "dbos-pg": 1000}, repeats=(3, 1)),
+    "governed": Experiment(
+        scenario="root",
+        counts={"ungoverned": 100, "run": 100, "global": 100, "three": 100, "three-used": 100},
+        repeats=(25, 9),
+    ),
+    "pg-governed": Experiment(scenario="root", counts={"ungoverned-pg": 100, "global-pg": 100}, repeats=(7, 3)),
+    "reserve": Experiment(scenario="reserve", counts={"hot": 300, "hot-floor": 300}, repeats=(9, 3)),
+    "reserve-100": Experiment(scenario="reserve_100", counts={"hot": 1000, "hot-floor": 1000}, repeats=(5, 2)),
+    "reserve-4": Experiment(scenario="reserve", counts={"hot-4": 1000, "hot-floor-4": 1000}, repeats=(5, 2)),
 }
 
 _TWO_COMMITS, _ONE_COMMIT = "sqlite3, the same two commits", "sqlite3, one committed insert"
 _DBOS, _DBOS_PG = "DBOS, SQLite", "DBOS, PostgreSQL"
+_NO_BUDGET = "the same without a budget"
 
 
 def _floor(what: str, experiment: str, against: str, *, limit: float | None = None) -> Row:
@@ -37,6 +47,30 @@ def _floor(what: str, experiment: str, against: str, *, limit: float | None = No
 
 def _dbos(what: str, experiment: str, *, limit: float | None = None) -> Row:
     return Row(what=what, against=_DBOS, experiment=experiment, ours="apflow", reference="dbos", limit=limit)
+
+
+def _governed(budgets: str, ours: str, *, limit: float | None = None) -> Row:
+    return Row(
+        what=f"root run, {budgets}",
+        against=_NO_BUDGET,
+        experiment="governed",
+        ours=ours,
+        reference="ungoverned",
+        compare="costs",
+        limit=limit,
+    )
+
+
+def _reserve(how: str, experiment: str, against: str, *, processes: str = "") -> Row:
+    return Row(
+        what=f"reserve and release on one account, {how}",
+        against=against,
+        experiment=experiment,
+        ours=f"hot{processes}",
+        reference=f"hot-floor{processes}",
+        compare="costs",
+        rate=True,
+    )
 
 
 def _postgres(what: str, experiment: str, *, rate: bool = False) -> Row:
@@ -97,4 +131,19 @@ ROWS = (
     _postgres("root run, PostgreSQL", "pg-root"),
     _postgres("child run, PostgreSQL", "pg-child"),
     _postgres("1,000 root runs, one gather, PostgreSQL", "pg-gather", rate=True),
+    _governed("a budget per run", "run", limit=1.6),
+    _governed("a global budget", "global", limit=1.6),
+    _governed("budgets per run, user and global", "three"),
+    _governed("the same three, reserved and used", "three-used"),
+    Row(
+        what="root run, a global budget, PostgreSQL",
+        against=_NO_BUDGET,
+        experiment="pg-governed",
+        ours="global-pg",
+        reference="ungoverned-pg",
+        compare="costs",
+    ),
+    _reserve("one at a time", "reserve", _TWO_COMMITS),
+    _reserve("100 at once", "reserve-100", f"{_TWO_COMMITS}, one at a time"),
+    _reserve("4 processes", "reserve-4", f"{_TWO_COMMITS}, 4 processes", processes="-4"),
 )

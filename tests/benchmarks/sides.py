@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -55,14 +56,24 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def measure(self, scenario: str, count: int) -> Sample:
-        process = self._process = self._process or self._start()
+        self.ask(scenario, count)
+        return self.answer()
+
+    def ask(self, scenario: str, count: int) -> None:
+        """Have it begin; whether that went well says the answer."""
+        self._process = self._process or self._start()
         request = json.dumps({"scenario": scenario, "count": count}).encode()
-        try:
-            _pipe(process.stdin).write(request + b"\n")
-            _pipe(process.stdin).flush()
-            line = _first_line(process)
-        except BrokenPipeError:
-            line = b""
+        with suppress(BrokenPipeError):
+            _pipe(self._process.stdin).write(request + b"\n")
+            _pipe(self._process.stdin).flush()
+
+    def answer(self) -> Sample:
+        """Return what it has measured since it was asked.
+
+        Raises:
+            NotMeasuredError: It failed, or was silent for five minutes.
+        """
+        line = b"" if self._process is None else _first_line(self._process)
         if not line:
             raise NotMeasuredError(_last_line(self._log.read_bytes()))
         return _sample(line)
@@ -81,6 +92,27 @@ class Worker:
             return subprocess.Popen(
                 self._command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )
+
+
+class Crew:
+    """Workers that share the work and do it at the same time; one operation takes the time of all over their number."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        self._workers = workers
+
+    def measure(self, scenario: str, count: int) -> Sample:
+        each = -(-count // len(self._workers))
+        started = perf_counter()
+        for worker in self._workers:
+            worker.ask(scenario, each)
+        for worker in self._workers:
+            worker.answer()
+        seconds = (perf_counter() - started) / (each * len(self._workers))
+        return Sample(seconds, seconds)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
 
 
 class Program:

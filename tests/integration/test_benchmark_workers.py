@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks.sides import NotMeasuredError, Program, Worker
+from tests.benchmarks.line_up import line_up
+from tests.benchmarks.rows import EXPERIMENTS
+from tests.benchmarks.sides import Crew, NotMeasuredError, Program, Worker
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def rows(path: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 @pytest.mark.parametrize("scenario", ["root", "child"])
@@ -38,3 +46,38 @@ def test_a_program_is_timed_until_its_first_line() -> None:
 def test_a_program_that_fails_says_why() -> None:
     with pytest.raises(NotMeasuredError, match="ZeroDivisionError"):
         Program(sys.executable, lambda: ["-c", "1 / 0"]).measure("first", 1)
+
+
+def test_governed_runs_are_governed(tmp_path: Path) -> None:
+    path = tmp_path / "g.db"
+    side = Worker(sys.executable, "governed_side", f"sqlite:///{path}", "used", log=tmp_path / "log")
+    with closing(side):
+        for scenario in ("root", "reserve", "reserve_100"):
+            assert side.measure(scenario, 3).median > 0
+    used = rows(
+        path, "SELECT per, sum(settled) FROM apflow_budget_accounts WHERE name = 'spend' GROUP BY per ORDER BY per"
+    )
+    assert used == [("global", 30), ("run", 30), ("user", 30)]
+    assert rows(path, "SELECT sum(reserved), sum(overrun) FROM apflow_budget_accounts") == [(0, 0)]
+    assert rows(path, "SELECT count(*) FROM apflow_budget_holds") == [(0,)]
+
+
+def test_a_crew_works_on_one_account(tmp_path: Path) -> None:
+    path = tmp_path / "f.db"
+    crew = Crew(
+        [Worker(sys.executable, "ledger_floor_side", f"sqlite:///{path}", log=tmp_path / f"log-{n}") for n in range(2)]
+    )
+    with closing(crew):
+        for _ in range(2):
+            assert crew.measure("reserve", 5).median > 0
+    assert rows(path, "SELECT reserved, settled FROM apflow_budget_accounts") == [(0, 0)]
+    assert rows(path, "SELECT count(*) FROM apflow_budget_holds") == [(0,)]
+
+
+def test_everybody_in_an_experiment_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APFLOW_TEST_POSTGRES_URL", "postgresql://127.0.0.1:1/nobody")
+    with line_up(tmp_path, None) as sides:
+        for experiment in EXPERIMENTS.values():
+            assert set(experiment.counts) <= set(sides)
+        with pytest.raises(NotMeasuredError, match="no PostgreSQL server"):
+            sides["global-pg"].measure("root", 1)

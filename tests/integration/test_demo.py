@@ -22,7 +22,8 @@ def pages(tmp_path: Path) -> Path:
     folder = tmp_path / "pages"
     folder.mkdir()
     for page in PAGES:
-        (folder / f"{page}.md").write_text(f"# {page}\n\nThis page explains {page}. It is short.\n")
+        # Long enough that half of the budget is used before all are read, as with the project's own pages.
+        (folder / f"{page}.md").write_text(f"# {page}\n\n" + f"It is a page on {page}. " * 20 + "\n")
     return folder
 
 
@@ -76,6 +77,44 @@ def test_the_killed_agent_finishes_without_repeating_a_finished_step(pages: Path
         assert {step for step, times, _ in entered if times == 1} >= replayed | {"combine"}
 
 
+def test_it_shows_what_was_used_and_who_had_to_do_with_less(pages: Path) -> None:
+    done = demo(EXAMPLES, pages)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "words charged twice: 0" in done.stdout
+    budget = re.search(r"^budget +910 words for the run: (\d+) used in 7 reports, 0 held", done.stdout, re.MULTILINE)
+    totals = re.search(r"^ total +7 +(\d+) +(\d+) ", done.stdout, re.MULTILINE)
+    assert budget
+    assert totals
+    assert int(budget[1]) == int(totals[1]) + int(totals[2])
+    assert re.search(r"^downgrade +combine got none-short when \d+ of 910 were used", done.stdout, re.MULTILINE)
+    assert re.search(r"^block +second_opinion wanted 2000 when \d+ of 910 were used", done.stdout, re.MULTILINE)
+    assert "does without a second opinion" in done.stdout
+    assert re.search(r"^ model none-short +[1-3] ", done.stdout, re.MULTILINE)
+
+
+def test_tokens_that_are_charged_twice_are_noticed(examples: Path, pages: Path) -> None:
+    report = "    apflow.report_usage(answer.usage, model=model)\n"
+    replace(examples / "research_agent.py", report, report * 2)
+    replace(examples / "research_agent.py", "NO_MODEL: 130", "NO_MODEL: 260")
+
+    done = demo(examples, pages)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    charged = re.search(r"^words charged twice: (\d+)$", done.stdout, re.MULTILINE)
+    assert charged
+    assert int(charged[1]) > 0
+
+
+def test_tokens_that_are_never_charged_are_noticed(examples: Path, pages: Path) -> None:
+    replace(examples / "research_agent.py", "    apflow.report_usage(answer.usage, model=model)\n", "")
+
+    done = demo(examples, pages)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"^run \S+ was charged 0 tokens and paid \d+$", done.stdout, re.MULTILINE)
+
+
 def test_it_leaves_nothing_behind_unless_told_to(pages: Path) -> None:
     done = demo(EXAMPLES, pages)
 
@@ -85,6 +124,7 @@ def test_it_leaves_nothing_behind_unless_told_to(pages: Path) -> None:
 
 def test_an_agent_without_checkpoints_is_seen_to_repeat_itself(examples: Path, pages: Path) -> None:
     replace(examples / "research_agent.py", "checkpoint=True", "checkpoint=False")
+    replace(examples / "research_agent.py", "NO_MODEL: 130", "NO_MODEL: 260")  # What is repeated is paid again.
 
     done = demo(examples, pages)
 

@@ -148,12 +148,16 @@ async def test_plain_generator_left_early_is_interrupted(runtime: Runtime) -> No
 
 async def test_map_keeps_order_and_bounds_concurrency(runtime: Runtime) -> None:
     running, most = 0, 0
+    met = asyncio.Event()
 
     @apflow.task
     async def slow(n: int, plus: int = 0) -> int:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 2:
+            met.set()
+        await met.wait()  # The first one does not leave before the second one has come.
         await asyncio.sleep(0.02 / (n + 1))
         running -= 1
         return n + plus

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.benchmarks.measure import Experiment, Outcome, run
 from tests.benchmarks.rows import EXPERIMENTS, ROWS
-from tests.benchmarks.sides import Missing, Sample, Side
+from tests.benchmarks.sides import Crew, Missing, NotMeasuredError, Sample, Side, Worker
 from tests.benchmarks.verdict import Row, judge
 
 
@@ -23,6 +25,25 @@ class Scripted:
 
     def close(self) -> None:
         pass
+
+
+class Member(Worker):
+    """A worker whose answers are given."""
+
+    def __init__(self, name: str, turns: list[str], *, fails: bool = False) -> None:
+        super().__init__("python", "nothing", log=Path("log"))
+        self.name = name
+        self.turns = turns
+        self.fails = fails
+
+    def ask(self, scenario: str, count: int) -> None:
+        self.turns.append(f"{self.name} asked:{scenario}:{count}")
+
+    def answer(self) -> Sample:
+        self.turns.append(f"{self.name} answered")
+        if self.fails:
+            raise NotMeasuredError("it failed")
+        return Sample(1.0, 1.0)
 
 
 def samples(*seconds: float) -> Outcome:
@@ -91,3 +112,14 @@ def test_a_missing_side_leaves_the_others_measured() -> None:
 def test_every_row_has_its_experiment() -> None:
     for line in ROWS:
         assert {line.ours, line.reference} <= set(EXPERIMENTS[line.experiment].counts)
+
+
+def test_a_crew_works_at_the_same_time() -> None:
+    turns: list[str] = []
+    Crew([Member("a", turns), Member("b", turns)]).measure("s", 9)
+    assert turns == ["a asked:s:5", "b asked:s:5", "a answered", "b answered"]
+
+
+def test_a_crew_is_not_measured_without_one_of_it() -> None:
+    with pytest.raises(NotMeasuredError, match="it failed"):
+        Crew([Member("a", []), Member("b", [], fails=True)]).measure("s", 9)

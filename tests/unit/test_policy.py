@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apflow.errors import ApflowError
+from apflow.errors import ApflowError, PolicyNotFoundError
 from apflow.governance.policy import (
     DOWNGRADE_THRESHOLD,
     CostPolicy,
     PolicyAction,
     PolicyEngine,
-    PolicyNotFoundError,
     dump_policy,
     load_policy,
     policy_for_models,

@@ -92,7 +92,7 @@ def picture(value: Any) -> Any:
         return kind, [picture(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return kind, sorted((picture(item) for item in value), key=repr)
-    if type(value) is int and abs(value) <= 2**53:
+    if type(value) is int and abs(value) < 2**1000 and int(float(value)) == value:
         return "float", repr(float(value))
     if isinstance(value, (datetime, time)):
         return kind, value.isoformat()

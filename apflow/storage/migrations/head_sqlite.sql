@@ -18,7 +18,8 @@ CREATE TABLE apflow_budget_accounts (
   CONSTRAINT ck_apflow_budget_accounts_settled CHECK (settled >= 0),
   CONSTRAINT ck_apflow_budget_accounts_reserved CHECK (reserved >= 0),
   CONSTRAINT ck_apflow_budget_accounts_overrun CHECK (overrun >= 0)
-);
+)
+ WITHOUT ROWID;
 CREATE INDEX ix_apflow_budget_accounts_scope_id ON apflow_budget_accounts (scope_id);
 CREATE TABLE apflow_budget_holds (
   id VARCHAR(100) NOT NULL,

@@ -28,10 +28,16 @@ def has_column(table: str, column: str) -> bool:
     return column in _columns(table)
 
 
-def create_missing_table(table: str, *parts: sa.schema.SchemaItem) -> None:
-    """Create the table if it is not there; otherwise leave it as it is."""
+def create_missing_table(table: str, *parts: sa.schema.SchemaItem, rowid: bool = True) -> None:
+    """Create the table if it is not there; otherwise leave it as it is.
+
+    Args:
+        table: The table.
+        parts: Columns and constraints.
+        rowid: False makes the primary key the table itself on SQLite.
+    """
     if not has_table(table):
-        op.create_table(table, *parts)
+        op.create_table(table, *parts, sqlite_with_rowid=rowid)
 
 
 def add_missing_columns(table: str, *columns: sa.Column[object]) -> None:

@@ -39,6 +39,7 @@ def _accounts_and_holds() -> None:
         sa.CheckConstraint("settled >= 0", name="ck_apflow_budget_accounts_settled"),
         sa.CheckConstraint("reserved >= 0", name="ck_apflow_budget_accounts_reserved"),
         sa.CheckConstraint("overrun >= 0", name="ck_apflow_budget_accounts_overrun"),
+        rowid=False,
     )
     ensure_index("apflow_budget_accounts", "scope_id")
     create_missing_table(
