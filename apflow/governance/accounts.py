@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     from apflow.governance.amounts import Unit
     from apflow.governance.budget import Per
+
+#: How many shared accounts are kept in mind without a run that uses them.
+RECENT = 256
 
 
 class Line:
@@ -99,6 +103,8 @@ class Accounts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._current: WeakValueDictionary[Line, Account] = WeakValueDictionary()
+        # So that a budget which is used by one run after the other is not forgotten in between.
+        self._recent: deque[Account] = deque(maxlen=RECENT)
         self._of_runs: WeakValueDictionary[str, Account] = WeakValueDictionary()
 
     def at(self, line: Line, now: datetime) -> Account:
@@ -112,6 +118,7 @@ class Accounts:
             if found is None or not is_current(found, now):
                 found = _account(line, now)
                 self._current[line] = found
+                self._recent.append(found)
             elif found.line.limit != line.limit:  # The code has changed: a cell of a notebook, say, was run again.
                 found.line = line
             return found

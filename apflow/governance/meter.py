@@ -225,7 +225,8 @@ class Meter:
             self._proposed = None
         else:
             admission = None
-        await self._load_prices()
+        if self.wants_prices:
+            await self.governor.load_prices()
         self._end_attempt()
         if self._spending is not None:
             self._spending.begin_attempt()
@@ -326,12 +327,9 @@ class Meter:
 
     async def prepare(self) -> None:
         """Get ready to judge whether the run may start, and what it reports in dollars."""
-        await self._load_prices()
-        await self.catch_up()
-
-    async def _load_prices(self) -> None:
         if self.wants_prices:
             await self.governor.load_prices()
+        await self.catch_up()
 
     async def catch_up(self) -> None:
         """Store what this run and those above it have reported: what is decided next has to know of it."""

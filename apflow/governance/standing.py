@@ -70,9 +70,10 @@ class Standing:
 
     def limits(self) -> dict[str, int]:
         """Return what code in this process says about accounts; what a run brought from elsewhere may be outdated."""
-        above = {} if self._parent is None else self._parent.limits()
-        own = zip(self._own or {}, self._own_lines(), strict=False) if self._state.options.budget else ()
-        return above | {one: line.limit for one, line in own}
+        if not self._state.options.budget:
+            return {} if self._parent is None else self._parent.limits()
+        own = {one: line.limit for one, line in zip(self._own or {}, self._own_lines(), strict=False)}
+        return own if self._parent is None else self._parent.limits() | own
 
     def _accounts_above(self, now: datetime) -> dict[str, Account]:
         if self._parent is not None:
