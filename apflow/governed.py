@@ -105,6 +105,8 @@ class Governed:
         """Release what dead runs hold, from the lease keeper's thread; with no holds, nothing is imported for it."""
         if self.store.read_blocking(lambda tx: tx.row("SELECT 1 FROM apflow_budget_holds LIMIT 1")) is not None:
             self.governor.sweep_blocking()
+        if self._governor is not None:
+            self._governor.refresh_blocking()
 
     def _finish_late(self, seconds: float) -> None:
         """Wait for usage that runs have reported after their end."""

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _NOT_HANDED_BACK = "run %s was not handed back (%s); its lease runs out"
 _EXISTS = "SELECT 1 FROM apflow_tasks WHERE id = :id"
+_JUDGED = ("status", "completed", "progress", "error", "error_info")
 _NO_ERROR: dict[str, str | None] = {"error": None, "error_info": None}
 
 
@@ -157,6 +158,10 @@ class RunWriter:
 
     def _judge(self, state: RunState, params: dict[str, Any]) -> None:
         """Make a failure of a completion whose usage does not fit, in the transaction that has just settled it."""
+        if state.meter is None:
+            return
+        # The transaction may be tried again, and find another answer.
+        params.update(params.setdefault("wanted", {name: params[name] for name in _JUDGED}))
         if params["status"] == "completed" and (failure := self._overspent(state)) is not None:
             params.update(error_columns(failure), status="failed", completed=False, progress=0)
 
@@ -288,6 +293,12 @@ class RunWriter:
         if not await (self.write(state, fn, ends=True) if ends else self._store.write(fn)):
             raise self._refused(state)
         self._mark_stored(missing)
+
+    def ours(self, state: RunState) -> Callable[[Tx], bool]:
+        """Return what keeps a run ours until the commit; of a child, it makes sure of the rows above it first."""
+        if state.owned is state:
+            return lambda tx: self.holds(tx, state)
+        return lambda tx: self._store_missing(tx, state) and self.holds(tx, state)
 
     def rows_of(self, state: RunState) -> Callable[[Tx], bool]:
         """Return what makes sure of the rows of the run and of those above it, and keeps them ours until the commit."""

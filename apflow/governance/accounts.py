@@ -101,6 +101,9 @@ class Accounts:
     """The accounts that this process knows: all runs of one runtime share what they know of one."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._current: WeakValueDictionary[Line, Account] = WeakValueDictionary()
         # So that a budget which is used by one run after the other is not forgotten in between.
@@ -110,9 +113,10 @@ class Accounts:
     def at(self, line: Line, now: datetime) -> Account:
         """Return the account of a line in the window that holds `now`."""
         if line.per == "run":  # Only the runs of one tree have it, and they share it through their meters.
-            account = _account(line, now)
-            self._of_runs[account.id] = account
-            return account
+            fresh = _account(line, now)
+            shared: Account = self._of_runs.setdefault(fresh.id, fresh)
+            shared.line = line
+            return shared
         with self._lock:
             found = self._current.get(line)
             if found is None or not is_current(found, now):
@@ -122,6 +126,11 @@ class Accounts:
             elif found.line.limit != line.limit:  # The code has changed: a cell of a notebook, say, was run again.
                 found.line = line
             return found
+
+    def live(self) -> list[Account]:
+        """Return the accounts that runs refer to, or did a moment ago."""
+        with self._lock:
+            return [*self._current.values(), *list(self._of_runs.values())]
 
     def limits_changed(self, limits: dict[str, int]) -> None:
         """Take note of limits that were set at run time, by account id."""
@@ -135,8 +144,8 @@ class Accounts:
                     account.overrun -= fits
 
     def forget_after_fork(self) -> None:
-        """Make a lock that no other thread can have held while forking."""
-        self._lock = threading.Lock()
+        """Begin anew: other threads may have held the lock, and what was to be stored is the parent's business."""
+        self._begin()
 
 
 def is_current(account: Account, now: datetime) -> bool:

@@ -30,7 +30,9 @@ def attach(state: RunState) -> Meter:
 def meter_of(state: RunState) -> Meter:
     """Return the meter of a run; one that nothing governs gets it now."""
     if state.meter is None:
+        # The run above may have ended before a thread of this one reports: its budgets count nevertheless.
+        parent = None if state.parent is None else meter_of(state.parent)
         with state.runtime.governor.lock:
             if state.meter is None:
-                state.meter = Meter(state, None if state.parent is None else state.parent.meter)
+                state.meter = Meter(state, parent)
     return state.meter

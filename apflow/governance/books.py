@@ -44,6 +44,8 @@ INSERT INTO apflow_budget_holds
   (id, hold_id, account_id, outer_id, run_id, owned_id, epoch, granted, amount, created_at)
 VALUES (:id, :hold_id, :account_id, :outer_id, :run_id, :owned_id, :epoch, :amount, :amount, :now)"""
 
+_MOVE_HOLDS = "UPDATE apflow_budget_holds SET outer_id = :outer_id WHERE account_id = :account_id AND outer_id = :id"
+
 _HOLD_COLUMNS = "id, hold_id, account_id, outer_id, run_id, amount"
 
 
@@ -114,15 +116,8 @@ class Books:
         self._read(sorted(ids), lock=lock)
 
     def _read(self, ids: list[str], *, lock: bool) -> None:
-        if not ids:
-            return
-        locking = " FOR NO KEY UPDATE" if lock and self._tx.dialect == "postgresql" else ""
-        sql = (
-            "SELECT id, hard_limit, settled, reserved, overrun, overridden FROM apflow_budget_accounts "
-            f"WHERE id IN ({placeholders(ids)}) ORDER BY id{locking}"
-        )
-        for one, limit, settled, reserved, overrun, overridden in self._tx.rows(sql, numbered(ids)):
-            self.accounts[one] = AccountRow(limit, settled, reserved, overrun, bool(overridden))
+        if ids:
+            self.accounts |= read_accounts(self._tx, ids, lock=lock)
 
     def open(
         self,
@@ -262,6 +257,12 @@ class Books:
             outer_id = outer.outer_id
         return None
 
+    def _pass_on(self, hold: HoldRow) -> None:
+        """Give holds that were drawn from one that ends before them the hold around it."""
+        outer = self._staying(hold, {})
+        if outer is not None:
+            self._tx.execute(_MOVE_HOLDS, {"id": hold.id, "account_id": hold.account_id, "outer_id": outer.id})
+
     # -- usage -----------------------------------------------------------------------------------------------
 
     def use_hold(self, hold: HoldRow, most: int) -> int:
@@ -293,6 +294,7 @@ class Books:
         """
         for hold in sorted(self.holds.values(), key=lambda one: one.id):
             if hold.gone:
+                self._pass_on(hold)
                 self._tx.execute("DELETE FROM apflow_budget_holds WHERE id = :id", {"id": hold.id})
             elif hold.changed:
                 changed = {"id": hold.id, "amount": hold.amount}
@@ -303,3 +305,16 @@ class Books:
                 if self._tx.execute(_SETTLE, params) != 1:
                     raise StorageError("the ledger changed under its lock; nothing was stored")
                 row.direct = row.held = row.freed = row.over = 0
+
+
+def read_accounts(tx: Tx, ids: Collection[str], *, lock: bool = False) -> dict[str, AccountRow]:
+    """Return accounts by id; locked in the order of their ids, if they may change."""
+    locking = " FOR NO KEY UPDATE" if lock and tx.dialect == "postgresql" else ""
+    sql = (
+        "SELECT id, hard_limit, settled, reserved, overrun, overridden FROM apflow_budget_accounts "
+        f"WHERE id IN ({placeholders(ids)}) ORDER BY id{locking}"
+    )
+    return {
+        one: AccountRow(limit, settled, reserved, overrun, bool(overridden))
+        for one, limit, settled, reserved, overrun, overridden in tx.rows(sql, numbered(ids))
+    }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from typing import TYPE_CHECKING
 
 from apflow.errors import TaskDefinitionError
 from apflow.governance.accounts import Accounts
+from apflow.governance.books import read_accounts
 from apflow.governance.known import Known
 from apflow.governance.ledger import Ledger
 from apflow.governance.policy import PolicyEngine
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from apflow.governance.budget import Budget
     from apflow.governance.policy import CostPolicy
     from apflow.storage.store import Store
+
+#: How many accounts one query reads.
+CHUNK = 500
 
 
 class Governor:
@@ -77,6 +82,14 @@ class Governor:
     async def sweep(self, accounts: Collection[str] | None = None) -> int:
         """Release the holds of dead runs and return how many those were."""
         return await self.store.write(lambda tx: sweep(tx, self.store, accounts))
+
+    def refresh_blocking(self) -> None:
+        """Learn what other processes have done to the accounts that runs here refer to."""
+        live = self.accounts.live()
+        for start in range(0, len(live), CHUNK):
+            chunk = {account.id: account for account in live[start : start + CHUNK]}
+            rows = self.store.read_blocking(functools.partial(read_accounts, ids=list(chunk)))
+            self.known.refresh(rows, chunk)
 
     def sweep_blocking(self) -> int:
         """Do what `sweep` does, from a thread without an event loop."""

@@ -24,6 +24,9 @@ class Known:
     """Shared by the meters of one runtime. The database decides; this is for answers that must not wait for it."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.lock = threading.Lock()
         self._holds: WeakValueDictionary[str, Hold] = WeakValueDictionary()
         self._late: set[Future[None]] = set()
@@ -39,6 +42,11 @@ class Known:
             hold = Hold(admission.hold_id, admission.who.run_id, accounts, dict(admission.left), admission.outer)
             self._holds[hold.id] = hold
             return hold
+
+    def refresh(self, rows: Mapping[str, AccountRow], accounts: Mapping[str, Account]) -> None:
+        """Learn from accounts that were just read."""
+        with self.lock:
+            _learn(rows, accounts)
 
     def judge(self, event: Event) -> BudgetExhaustedError | None:
         """Take usage off what is known to be held or left; return the error of an account that has too little.
@@ -95,9 +103,8 @@ class Known:
         concurrent.futures.wait(list(self._late), timeout=seconds)
 
     def forget_after_fork(self) -> None:
-        """Make a lock that no other thread can have held while forking."""
-        self.lock = threading.Lock()
-        self._late = set()
+        """Begin anew: other threads may have held the lock, and what was to be stored is the parent's business."""
+        self._begin()
 
 
 def _row_of(account: Account) -> AccountRow:

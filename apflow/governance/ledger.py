@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from apflow.governance.amounts import MOST_MICRO
+from apflow.governance.amounts import MOST_MICRO, NANO
 from apflow.governance.books import AccountRow, Books, HoldRow
 from apflow.governance.decisions import exhausted, write_down
 from apflow.governance.entries import Admission, Event, Settlement, Verdict
@@ -25,7 +25,8 @@ VALUES (:dedupe_key, :run_id, :root_run_id, :attempt, :task, :user_id, :provider
 ON CONFLICT (dedupe_key) DO NOTHING"""
 
 _SUMS = """
-SELECT SUM(input_tokens), SUM(output_tokens), SUM(total_tokens), SUM(cost_nusd) FROM apflow_usage_events
+SELECT SUM(input_tokens), SUM(output_tokens), SUM(total_tokens),
+  SUM(cost_nusd / 1000000000), SUM(cost_nusd % 1000000000) FROM apflow_usage_events
 WHERE run_id = :id"""
 
 _ROW_USAGE = "UPDATE apflow_tasks SET token_usage = :usage{jsonb}, actual_cost_usd = :cost WHERE id = :id"
@@ -164,9 +165,13 @@ class Ledger:
 
         What fits is settled; the rest is overrun, and `settlement.overrun` says so.
         """
-        counted = [
-            event for event in settlement.events if tx.execute(self._insert_event, self._event_params(event)) == 1
-        ]
+        # In the order of their keys: two runs that report the same must not wait for one another.
+        new = {
+            id(event)
+            for event in sorted(settlement.events, key=lambda one: one.dedupe_key)
+            if tx.execute(self._insert_event, self._event_params(event)) == 1
+        }
+        counted = [event for event in settlement.events if id(event) in new]
         holds = {hold.id: hold for event in counted if event.hold for hold in event.hold.chain()}
         holds |= {hold.id: hold for hold in settlement.ending}
         ids = {one for event in counted for one in event.accounts}
@@ -235,7 +240,7 @@ class Ledger:
         read, written, total = (int(value) for value in row[:3])
         usage = json.dumps({"input": read, "output": written, "total": total})
         # The column has twelve digits; the events have them all.
-        micro = None if row[3] is None else min(-(-int(row[3]) // 1_000), MOST_MICRO)
+        micro = None if row[3] is None else min(-(-(int(row[3]) * NANO + int(row[4])) // 1_000), MOST_MICRO)
         cost = None if micro is None else f"{micro // 1_000_000}.{micro % 1_000_000:06d}"
         tx.execute(self._row_usage, {"id": run_id, "usage": usage, "cost": cost})
 

@@ -122,6 +122,13 @@ class Meter:
         held = self.hold is not None or (self._proposed is not None and bool(self._proposed.left))
         return self._spending is None and not held and not (state.owned is state and state.holding)
 
+    def top(self) -> Meter:
+        """Return the meter of the outermost run that this process knows."""
+        meter = self
+        while meter.parent is not None:
+            meter = meter.parent
+        return meter
+
     def accounts_at(self, now: datetime) -> dict[str, Account]:
         """Return the accounts above this run in the windows that hold `now`, by id."""
         return self.standing.accounts_at(now)
@@ -299,7 +306,7 @@ class Meter:
             self._end_attempt()
         state = self.state
         writer = state.runtime.recorder.writer
-        return await self.spending.write(fn, before=lambda tx: writer.holds(tx, state), single=single, ends=ends)
+        return await self.spending.write(fn, before=writer.ours(state), single=single, ends=ends)
 
     def write_blocking(self, fn: Callable[[Tx], T]) -> T:
         """Do what `write` does at the end of the run, on the calling thread."""

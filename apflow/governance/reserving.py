@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Self
 
 from apflow import portal
+from apflow.errors import StorageError
 from apflow.governance.entries import Admission
 from apflow.governance.meter import block
 
@@ -108,11 +111,14 @@ class Reservation:
         state.owned.holding = True
         try:
             await writer.early(state, lambda tx: writer.holds(tx, state) and meter.admit_in(tx, admission))
-        except BaseException:
+        except BaseException as error:
             # It may be committed nevertheless: so it is when a cancellation is told.
             hold = meter.governor.known.granted(admission)
             if hold is not None:
                 meter.spending.end(hold)
+                if isinstance(error, asyncio.CancelledError):  # The function may catch it, and try with less.
+                    with contextlib.suppress(StorageError):
+                        await meter.write(_nothing)
             raise
 
     async def _release(self) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from apflow import portal
 from apflow.errors import BudgetExhaustedError, StorageError, UnpricedModelError
-from apflow.governance.amounts import NANO
+from apflow.governance.amounts import MOST_USD, NANO
 from apflow.governance.decisions import word
 from apflow.governance.entries import Event, Hold, Settlement
 from apflow.storage.outlive import outlive
@@ -67,15 +67,17 @@ class Spending:
         """
         meter, now = self._meter, self._store.clock.now()
         key = os.urandom(16).hex() if usage.dedupe is None else word(meter.state.root_id, usage.dedupe)
+        if usage.dedupe is not None and not meter.top().spending.is_new(key):
+            return
         with self._guard:
-            if key in self._seen:
-                return
-            self._seen.add(key)
             self._reported.append(usage.total)
         event = Event(key, meter.who(), usage, meter.accounts_at(now), meter.innermost(), now, source)
         if meter.in_dollars:
             self._put_price(event)
-        error = self._governor.known.judge(event) or self._failure
+        error: BudgetExhaustedError | UnpricedModelError | None = self._governor.known.judge(event)
+        if usage.dedupe is not None and self._state.owned.epoch > 1:
+            error = None  # An earlier life may have reported it; then it counts nothing.
+        error = error or self._failure
         with self._guard:
             self._queue.append(event)
         if source != "returned":  # That is stored by the run's end, which follows and judges it.
@@ -102,7 +104,14 @@ class Spending:
         usage = event.usage
         price = self._governor.prices.price(usage, event.at)
         event.price = price
-        event.cost_nusd = None if price is None else nano_of(price.usd)
+        event.cost_nusd = None if price is None else min(nano_of(price.usd), MOST_USD * NANO)
+
+    def is_new(self, key: str) -> bool:
+        """Whether nobody in this run's tree has reported usage of this name here; from now on somebody has."""
+        with self._guard:
+            new = key not in self._seen
+            self._seen.add(key)
+        return new
 
     def begin_attempt(self) -> None:
         """Forget what earlier attempts reported: a result sums up its own attempt."""

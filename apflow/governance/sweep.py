@@ -37,6 +37,9 @@ def sweep(tx: Tx, store: Store, accounts: Collection[str] | None = None) -> int:
         for row in books.read_holds(f"id IN ({placeholders(ids)})", numbered(ids))
         if row.account_id in books.accounts
     ]
+    for hold_id, account in dead:
+        if account not in books.accounts:  # It was deleted with its run.
+            tx.execute("DELETE FROM apflow_budget_holds WHERE id = :id", {"id": hold_id})
     expired = [Expiry(row.account_id, row.run_id, row.id, row.amount) for row in rows]
     books.release(rows)
     books.save()
