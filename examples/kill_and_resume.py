@@ -44,6 +44,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._run("PRAGMA journal_mode=WAL")  # So that a worker which is held still keeps nobody from reading.
         columns = "number INTEGER PRIMARY KEY, run_id, attempt, pid, step, tokens INTEGER"
         self._run(f"CREATE TABLE IF NOT EXISTS executions ({columns})")
 
