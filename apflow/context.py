@@ -295,12 +295,12 @@ class RunContext:
     @property
     def report_usage(self) -> ReportUsage:
         """Count what a model has used in this run. See `apflow.report_usage`."""
-        return self._state.runtime.reporting(self._state).report_usage
+        return self._state.runtime.usage_reporter(self._state)
 
     @property
     def reserve(self) -> Reserve:
         """Hold an amount for a block: `async with ctx.reserve(tokens=500)`. See `apflow.reserve`."""
-        return self._state.runtime.reporting(self._state).reserve
+        return self._state.runtime.reserver(self._state)
 
     @property
     def idempotency_key(self) -> str:

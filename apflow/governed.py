@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from apflow.governance.governor import Governor
     from apflow.governance.policy import CostPolicy
     from apflow.governance.prices import Prices
-    from apflow.governance.reporting import Reporting
+    from apflow.governance.reporting import ReportUsage, Reserve
     from apflow.governance.reports import UsageReports
     from apflow.governance.view import BudgetView
     from apflow.storage.store import Store, Tx
@@ -77,11 +77,17 @@ class Governed:
 
         return BudgetView(state.meter)
 
-    def reporting(self, state: RunState) -> Reporting:
-        """Return what `ctx.report_usage` and `ctx.reserve` belong to."""
-        from apflow.governance.reporting import Reporting
+    def usage_reporter(self, state: RunState) -> ReportUsage:
+        """Return what `ctx.report_usage` is."""
+        from apflow.governance.reporting import ReportUsage
 
-        return Reporting(state)
+        return ReportUsage(state)
+
+    def reserver(self, state: RunState) -> Reserve:
+        """Return what `ctx.reserve` is."""
+        from apflow.governance.reporting import Reserve
+
+        return Reserve(state)
 
     def count_returned(self, state: RunState, result: object) -> None:
         """Count the usage that a result tells of.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from apflow.context import current_state
 from apflow.errors import OutsideRunError
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from apflow.governance.usage import Usage
 
 
-class ReportUsage(Protocol):
-    """What `ctx.report_usage` is."""
+class ReportUsage:
+    """What `ctx.report_usage` is: `apflow.report_usage` for one run."""
+
+    __module__ = "apflow"
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
 
     def __call__(
         self,
@@ -37,38 +42,8 @@ class ReportUsage(Protocol):
         requests: int = 1,
         cost_usd: str | Decimal | int | None = None,
         dedupe: str | None = None,
-    ) -> None: ...
-
-
-class Reserve(Protocol):
-    """What `ctx.reserve` is."""
-
-    def __call__(self, *, tokens: int = 0, usd: str | Decimal | int = 0, requests: int = 0) -> Reservation: ...
-
-
-class Reporting:
-    """Reports and reservations of one run."""
-
-    def __init__(self, state: RunState) -> None:
-        self._state = state
-
-    def report_usage(
-        self,
-        response: object = None,
-        /,
-        *,
-        model: str | None = None,
-        provider: str | None = None,
-        input: int = 0,  # noqa: A002 - the word of the public interface
-        output: int = 0,
-        cache_read: int = 0,
-        cache_write: int = 0,
-        reasoning: int = 0,
-        requests: int = 1,
-        cost_usd: str | Decimal | int | None = None,
-        dedupe: str | None = None,
     ) -> None:
-        """Do what `apflow.report_usage` does."""
+        """Count what a model has used. See `apflow.report_usage`."""
         meter = meter_of(self._state)
         if response is not None:
             if input or output or cache_read or cache_write or reasoning or requests != 1:
@@ -97,8 +72,17 @@ class Reporting:
             usage = _with(usage, {"model": meter.asked_model()})
         meter.spending.report(usage)
 
-    def reserve(self, *, tokens: int = 0, usd: str | Decimal | int = 0, requests: int = 0) -> Reservation:
-        """Do what `apflow.reserve` does."""
+
+class Reserve:
+    """What `ctx.reserve` is: `apflow.reserve` for one run."""
+
+    __module__ = "apflow"
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def __call__(self, *, tokens: int = 0, usd: str | Decimal | int = 0, requests: int = 0) -> Reservation:
+        """Return the reservation. See `apflow.reserve`."""
         needs = amounts({"tokens": tokens, "usd": usd, "requests": requests})
         if not needs:
             raise ValueError("reserve needs an amount: tokens=, usd= or requests=")
@@ -152,7 +136,7 @@ def report_usage(
         TypeError: The response is of no known shape.
         OutsideRunError: There is no current run.
     """
-    Reporting(_current("apflow.report_usage()")).report_usage(
+    ReportUsage(_current("apflow.report_usage()"))(
         response,
         model=model,
         provider=provider,
@@ -184,7 +168,7 @@ def reserve(*, tokens: int = 0, usd: str | Decimal | int = 0, requests: int = 0)
         RunCancelledError: The run has to stop.
         OutsideRunError: There is no current run.
     """
-    return Reporting(_current("apflow.reserve()")).reserve(tokens=tokens, usd=usd, requests=requests)
+    return Reserve(_current("apflow.reserve()"))(tokens=tokens, usd=usd, requests=requests)
 
 
 def _current(what: str) -> RunState:
