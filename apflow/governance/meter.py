@@ -183,19 +183,31 @@ class Meter:
         return admission
 
     def _propose(self, asked: str | None) -> Admission:
-        choice = Choice(self.policies, self._own_policies, self._given(), asked, self.kept) if self.policies else None
+        admission = self.admission(self.needs, self._outer, asked)
+        admission.limits = self.standing.limits()
+        if self.policies:
+            choice = Choice(self.policies, self._own_policies, self._given(), asked, self.kept)
+            admission.judge, admission.chained = choice.judge, choice.chained
+        return admission
+
+    def admission(self, needs: Amounts, outer: Hold | None, asked: str | None) -> Admission:
+        """Return what asks the accounts above this run, and no policy.
+
+        Args:
+            needs: What it wants to hold.
+            outer: The reservation around it.
+            asked: The model, for the record of a refusal.
+        """
         now = self.governor.store.clock.now()
         return Admission(
             who=self.who(),
             hold_id=os.urandom(16).hex(),
             accounts=self.accounts_at(now),
-            needs=self.needs,
-            outer=self._outer,
-            judge=None if choice is None else choice.judge,
+            needs=needs,
+            outer=outer,
+            judge=None,
             now=now,
             asked=asked,
-            chained=choice is not None and choice.chained,
-            limits=self.standing.limits(),
         )
 
     def _given(self) -> frozenset[str]:
@@ -238,7 +250,7 @@ class Meter:
         if self._spending is not None:
             self._spending.begin_attempt()
         if self._spending is not None and self._spending.waits:
-            await self.write(lambda _: None)
+            await self.settle()
         if admission is None:
             await self.catch_up()
             admission = await self._admitted(call.model)
@@ -307,6 +319,10 @@ class Meter:
         state = self.state
         writer = state.runtime.recorder.writer
         return await self.spending.write(fn, before=writer.ours(state), single=single, ends=ends)
+
+    async def settle(self) -> None:
+        """Store what waits, without anything else."""
+        await self.write(lambda _: None)
 
     def write_blocking(self, fn: Callable[[Tx], T]) -> T:
         """Do what `write` does at the end of the run, on the calling thread."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from typing import TYPE_CHECKING, Self
 
 from apflow import portal
 from apflow.errors import StorageError
-from apflow.governance.entries import Admission
 from apflow.governance.meter import block
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from apflow.governance.amounts import Amounts
-    from apflow.governance.entries import Hold
+    from apflow.governance.entries import Admission, Hold
     from apflow.governance.meter import Meter
 
 
@@ -36,8 +34,7 @@ class Reservation:
         self._entered = False
 
     async def __aenter__(self) -> Self:
-        hold = await self._acquire()
-        self._enter(hold)
+        self._enter(await self._acquire(self._meter.innermost()))
         return self
 
     async def __aexit__(
@@ -67,8 +64,8 @@ class Reservation:
         if self._hold is not None:
             block.set(self._outer)
 
-    async def _acquire(self, outer: Hold | None = None) -> Hold | None:
-        """Reserve, or raise.
+    async def _acquire(self, outer: Hold | None) -> Hold | None:
+        """Reserve, drawing on `outer` first, or raise.
 
         Raises:
             BudgetExhaustedError: It does not fit.
@@ -79,30 +76,16 @@ class Reservation:
         self._entered = True
         meter = self._meter
         await meter.catch_up()
-        admission = self._propose(outer or meter.innermost())
+        admission = meter.admission(self._needs, outer, meter.model)
         if not admission.accounts:
             return None
         await self._write(admission)
         if admission.refusal is not None and await meter.governor.sweep(admission.accounts):
-            admission = self._propose(outer or meter.innermost())
+            admission = meter.admission(self._needs, outer, meter.model)
             await self._write(admission)
         if admission.refusal is not None:
             raise admission.refusal
         return meter.governor.known.granted(admission)
-
-    def _propose(self, outer: Hold | None) -> Admission:
-        meter = self._meter
-        now = meter.governor.store.clock.now()
-        return Admission(
-            who=meter.who(),
-            hold_id=os.urandom(16).hex(),
-            accounts=meter.accounts_at(now),
-            needs=self._needs,
-            outer=outer,
-            judge=None,
-            now=now,
-            asked=meter.model,
-        )
 
     async def _write(self, admission: Admission) -> None:
         state = self._meter.state
@@ -118,14 +101,10 @@ class Reservation:
                 meter.spending.end(hold)
                 if isinstance(error, asyncio.CancelledError):  # The function may catch it, and try with less.
                     with contextlib.suppress(StorageError):
-                        await meter.write(_nothing)
+                        await meter.settle()
             raise
 
     async def _release(self) -> None:
         if self._hold is not None:
             self._meter.spending.end(self._hold)
-            await self._meter.write(_nothing)
-
-
-def _nothing(_: object) -> None:
-    """Write nothing but the settlement."""
+            await self._meter.settle()

@@ -167,10 +167,15 @@ class Spending:
         owned = (self._state.id, self._state.epoch) if ends and self._holds_below() else None
         if not self.waits and owned is None:
             return await self._store.write(fn, single=single)
+        return await self._store_settlement(owned, before, fn)
+
+    async def _store_settlement(
+        self, owned: tuple[str, int] | None, before: Callable[[Tx], object] | None, fn: Callable[[Tx], T]
+    ) -> T:
+        """Store what waits now in one transaction with `fn`; what could not be stored waits on."""
         settlement = self._take(owned)
-        bound = self._bind(settlement, before, fn)
         try:
-            result = await self._store.write(bound)
+            result = await self._store.write(self._bind(settlement, before, fn))
         except asyncio.CancelledError as error:  # It says so only after the write has ended, well or badly.
             (self._done if error.__cause__ is None else self._put_back)(settlement)
             raise
@@ -290,15 +295,8 @@ class Spending:
             self._asked = False
             while self._queue:
                 await self._price_all()
-                settlement = self._take(None)
-                bound = self._bind(settlement, self._rows(), _nothing)
-                try:
-                    await self._store.write(bound)
-                except BaseException:
-                    self._put_back(settlement)
-                    raise
+                await self._store_settlement(None, self._rows(), _nothing)
                 writer.rows_stored(self._state)
-                self._done(settlement)
         except StorageError as error:
             logger.warning("usage of run %s is not stored yet (%s)", self._state.id, type(error).__name__)
 
