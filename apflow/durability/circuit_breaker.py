@@ -22,8 +22,7 @@ from apflow.errors import (
 if TYPE_CHECKING:
     from apflow.call import Call, CallNext, Middleware
 
-#: These say nothing about the task's health.
-#: These tell nothing about the service behind the task.
+#: These say nothing about the task's health, nor about the service behind it.
 NEVER_COUNTED = (RunCancelledError, FencedError, RunInterruptedError, BudgetExhaustedError, UnpricedModelError)
 
 logger = logging.getLogger(__name__)

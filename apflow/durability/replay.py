@@ -70,8 +70,13 @@ def run_key(state: RunState) -> str:
     """Return the unique column of a call with an idempotency key."""
     definition = state.definition
     parts = (definition.name, definition.version, state.user or "", state.key or "")
+    return word(*parts, size=32)
+
+
+def word(*parts: str, size: int = 16) -> str:
+    """Return a hash that stands for all the parts, as an id of `size` bytes in hexadecimal."""
     text = "\n".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 async def load_memos(store: Store, state: RunState) -> Memos:

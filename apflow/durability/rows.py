@@ -22,7 +22,8 @@ _COLUMNS = (
 )
 
 
-_UNGOVERNED = {"token_budget": None, "cost_policy": None, "estimated_cost_usd": None}
+#: What stands in these columns when nothing governs a run.
+UNGOVERNED: dict[str, Any] = {"token_budget": None, "cost_policy": None, "estimated_cost_usd": None}
 
 #: Characters of the column; of a longer text the end is kept.
 LONGEST_ORIGIN = 500
@@ -159,7 +160,7 @@ def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float
         backoff_strategy=None if retry is None else retry.backoff_strategy.value,
         backoff_base_seconds=None if retry is None else retry.backoff_base_seconds,
     )
-    params.update(_UNGOVERNED if state.meter is None else state.meter.columns())
+    params.update(UNGOVERNED if state.meter is None else state.meter.columns())
     return params
 
 
@@ -188,7 +189,7 @@ def child_params(store: Store, state: RunState, status: str) -> dict[str, Any]:
         "owned_id": owned.id,
         "epoch": owned.epoch,
         "now": now,
-        **(_UNGOVERNED if state.meter is None else state.meter.columns()),
+        **(UNGOVERNED if state.meter is None else state.meter.columns()),
     }
 
 

@@ -138,14 +138,18 @@ class Accounts:
             of_runs = [found for one in limits if (found := self._of_runs.get(one)) is not None]
             for account in [*self._current.values(), *of_runs]:
                 if account.id in limits:
-                    raised = limits[account.id]
-                    fits = min(account.overrun, max(0, raised - account.settled - account.reserved))
-                    account.limit, account.settled = raised, account.settled + fits
-                    account.overrun -= fits
+                    account.limit = limits[account.id]
+                    fits = fitting(account.limit, account.settled, account.reserved, account.overrun)
+                    account.settled, account.overrun = account.settled + fits, account.overrun - fits
 
     def forget_after_fork(self) -> None:
         """Begin anew: other threads may have held the lock, and what was to be stored is the parent's business."""
         self._begin()
+
+
+def fitting(limit: int, settled: int, reserved: int, overrun: int) -> int:
+    """Return how much of an overrun is none under a new limit, and has to be settled."""
+    return min(overrun, max(0, limit - settled - reserved))
 
 
 def is_current(account: Account, now: datetime) -> bool:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from apflow.errors import StorageError
+from apflow.governance.accounts import fitting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -144,7 +145,7 @@ class Books:
         for one in sorted(changed):
             row, limit = self.accounts[one], said[one]
             if self._differs(one, limit):
-                fits = min(row.overrun, max(0, limit - row.settled - row.reserved))
+                fits = fitting(limit, row.settled, row.reserved, row.overrun)
                 self._tx.execute(_SET_LIMIT, {"id": one, "hard_limit": limit, "fits": fits})
                 row.limit, row.settled, row.overrun = limit, row.settled + fits, row.overrun - fits
 

@@ -169,7 +169,7 @@ class BudgetManager:
         from apflow.governance.ledger import Ledger
 
         self._repository = task_repository
-        self._ledger = Ledger.of(task_repository.store)
+        self._ledger = Ledger(task_repository.store)
 
     async def check_budget(self, task_id: str) -> BudgetCheckResult:
         """Return whether the task has tokens left.

@@ -6,10 +6,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from apflow.errors import BudgetNotFoundError
+from apflow.governance.accounts import fitting
 from apflow.governance.amounts import nano, whole
+from apflow.governance.books import numbered, placeholders
 from apflow.governance.statuses import DECISION_COLUMNS, decision, statuses
 from apflow.governance.untouched import insert_untouched, untouched
-from apflow.storage.repository import created_between, where
+from apflow.storage.repository import checked_id, created_between, where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -109,7 +111,7 @@ class Budgets:
         conditions, params = self._scope(whose, scope_id)
         units = ", ".join(f"'{unit}'" for unit in limits)
         conditions += ["name = :name", f"unit IN ({units})", _CURRENT]
-        params |= self._now() | {"name": _id("name", name)}
+        params |= self._now() | {"name": checked_id("name", name)}
 
         def change(tx: Tx) -> tuple[dict[str, int], list[BudgetStatus]]:
             if whose == "run":
@@ -155,7 +157,7 @@ class Budgets:
         for column, given, value in (("run_id", "run_id", run_id), ("user_id", "user", user)):
             if value is not None:
                 conditions.append(f"{column} = :{column}")
-                params[column] = _id(given, value)
+                params[column] = checked_id(given, value)
         if action is not None:
             conditions.append("action = :action")
             params["action"] = action
@@ -175,7 +177,7 @@ class Budgets:
         """Return the conditions on the scope of an account, and their parameters."""
         if per == "global":
             return ["per = 'global'"], {}
-        return [f"per = '{per}'", "scope_id = :scope_id"], {"scope_id": _id("scope_id", scope_id)}
+        return [f"per = '{per}'", "scope_id = :scope_id"], {"scope_id": checked_id("scope_id", scope_id)}
 
 
 # -- arguments -----------------------------------------------------------------------------------------------
@@ -187,12 +189,6 @@ def _per(field: str, scope: object) -> str:
     if not isinstance(value, str) or value not in _SCOPES:
         raise ValueError(f"{field} must be one of {', '.join(_SCOPES)}, got {value!r}")
     return _SCOPES[value]
-
-
-def _id(field: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError(f"{field} must be a non-empty string without NUL")
-    return value
 
 
 def _limits(tokens: object, usd: object, requests: object) -> dict[str, int]:
@@ -227,13 +223,11 @@ def _resize(tx: Tx, rows: list[Row], limits: dict[str, int]) -> tuple[dict[str, 
     changed = {}
     for account, unit, settled, reserved, overrun in rows:
         limit = changed[account] = limits[unit]
-        fits = min(overrun, max(0, limit - settled - reserved))
+        fits = fitting(limit, settled, reserved, overrun)
         values = {"hard_limit": limit, "overridden": True, "settled": settled + fits, "overrun": overrun - fits}
         tx.execute(
             "UPDATE apflow_budget_accounts SET hard_limit = :hard_limit, overridden = :overridden, "
             "settled = :settled, overrun = :overrun WHERE id = :id",
             values | {"id": account},
         )
-    ids = {f"id{place}": account for place, account in enumerate(changed)}
-    among = ", ".join(f":{key}" for key in ids)
-    return changed, statuses(tx, f"WHERE a.id IN ({among})", ids)
+    return changed, statuses(tx, f"WHERE a.id IN ({placeholders(changed)})", numbered(changed))

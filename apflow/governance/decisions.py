@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from apflow.durability.replay import word
 from apflow.errors import BudgetExhaustedError
 from apflow.governance.amounts import public, shown
 
@@ -121,12 +121,6 @@ def _insert(
     }
     if tx.execute(_INSERT, params) == 1 and action == "notify":
         admission.warnings.append(reason)
-
-
-def word(*parts: str) -> str:
-    """Return a hash that stands for all the parts, as an id."""
-    text = "\n".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

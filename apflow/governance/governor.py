@@ -40,7 +40,7 @@ class Governor:
 
     def __init__(self, store: Store, policies: Sequence[CostPolicy]) -> None:
         self.store = store
-        self.ledger = Ledger.of(store)
+        self.ledger = Ledger(store)
         self.accounts = Accounts()
         self.engine = PolicyEngine()
         self.prices = Prices()

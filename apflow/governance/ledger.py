@@ -41,11 +41,6 @@ class Ledger:
         self._insert_event = _INSERT_EVENT.replace("{json}", "::json" if postgres else "")
         self._row_usage = _ROW_USAGE.replace("{jsonb}", "::jsonb" if postgres else "")
 
-    @classmethod
-    def of(cls, store: Store) -> Ledger:
-        """Return the ledger of a database."""
-        return cls(store)
-
     # -- admission -------------------------------------------------------------------------------------------
 
     def admit(self, tx: Tx, admission: Admission) -> None:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from apflow.durability.rows import UNGOVERNED
 from apflow.errors import UnpricedModelError
 from apflow.governance.amounts import MOST_MICRO, MOST_TOKENS, NOTHING, Amounts, usd_of
 from apflow.governance.choosing import Choice, first_of
@@ -35,7 +36,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_UNGOVERNED: dict[str, Any] = {"token_budget": None, "cost_policy": None, "estimated_cost_usd": None}
 _SET_MODEL = "UPDATE apflow_tasks SET model = :model WHERE id = :id"
 
 #: The innermost `reserve` block that this code is in.
@@ -156,7 +156,7 @@ class Meter:
         """Return what of it stands in the run's row."""
         budgets = self.state.options.budget
         if not budgets and not self.policies and not self.needs:
-            return _UNGOVERNED
+            return UNGOVERNED
         tokens = [one.tokens for one in budgets if one.per == "run" and one.tokens is not None]
         estimate = self.needs.usd
         if not estimate and self.needs.tokens and self.governor.prices.loaded:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from apflow.governance.amounts import usd_of
 from apflow.governance.reports import csv_text, safe_cell
-from apflow.storage.repository import created_between, where
+from apflow.storage.repository import checked_id, created_between, where
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -64,7 +64,7 @@ class UsageReporter:
             KeyError: There is no such task.
             StorageError: The database failed.
         """
-        _check_id("task_id", task_id)
+        checked_id("task_id", task_id)
         task = await self._repository.get_task_by_id(task_id)
         if task is None:
             raise KeyError(f"Task not found: {task_id}")
@@ -101,7 +101,7 @@ class UsageReporter:
             ValueError: `user_id` is empty, a time has no zone, or `end_time` is before `start_time`.
             StorageError: The database failed.
         """
-        _check_id("user_id", user_id)
+        checked_id("user_id", user_id)
         return await self._summed("user", user_id, start_time, end_time)
 
     async def get_global_usage(
@@ -166,8 +166,3 @@ def _plain(summary: UsageSummary) -> dict[str, Any]:
         "period_start": start and start.isoformat(),
         "period_end": end and end.isoformat(),
     }
-
-
-def _check_id(field: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError(f"{field} must be a non-empty string without NUL")

@@ -13,9 +13,9 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING, TypeVar
 
 from apflow import portal
+from apflow.durability.replay import word
 from apflow.errors import BudgetExhaustedError, StorageError, UnpricedModelError
 from apflow.governance.amounts import MOST_USD, NANO
-from apflow.governance.decisions import word
 from apflow.governance.entries import Event, Hold, Settlement
 from apflow.storage.outlive import outlive
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, cast
 
-#: Largest count of tokens or requests: what a JSON number carries exactly.
-LARGEST_COUNT = 2**53
-LARGEST_USD = 1_000_000_000
+from apflow.governance.amounts import MOST_USD, MOST_WHOLE
+
 #: Decimal places of an amount of dollars; sums of such amounts times counts stay exact in 200 digits.
 USD_PLACES = 30
 LONGEST_TEXT = 255
@@ -145,8 +144,8 @@ def checked_usd(name: str, value: object) -> Decimal:
         raise ValueError(f"{name} must be an amount of USD, got a str that is no number") from None
     if not amount.is_finite():
         raise ValueError(f"{name} must be finite, got {amount}")
-    if amount < 0 or amount > LARGEST_USD:
-        raise ValueError(f"{name} must be between 0 and {LARGEST_USD} USD, got {amount:.6g}")
+    if amount < 0 or amount > MOST_USD:
+        raise ValueError(f"{name} must be between 0 and {MOST_USD} USD, got {amount:.6g}")
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -USD_PLACES:
         raise ValueError(f"{name} must have at most {USD_PLACES} decimal places, got {-exponent}")
@@ -199,8 +198,8 @@ def _count(name: str, value: object) -> int:
         raise ValueError(f"{name} must be a whole number, got {type(value).__name__}")
     if value < 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
-    if value > LARGEST_COUNT:
-        raise ValueError(f"{name} must be <= {LARGEST_COUNT}, got a number of {value.bit_length()} bits")
+    if value > MOST_WHOLE:
+        raise ValueError(f"{name} must be <= {MOST_WHOLE}, got a number of {value.bit_length()} bits")
     return int(value)
 
 

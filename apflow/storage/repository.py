@@ -140,6 +140,17 @@ class TaskRepository:
 # -- conditions ----------------------------------------------------------------------------------------------
 
 
+def checked_id(field: str, value: object) -> str:
+    """Return an id that a caller gave.
+
+    Raises:
+        ValueError: It is empty, blank or no text, or has a NUL, which no database takes; the text names `field`.
+    """
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(f"{field} must be a non-empty string without NUL")
+    return value
+
+
 def where(conditions: list[str]) -> str:
     """Return the clause for conditions that all have to hold; nothing when there are none."""
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""

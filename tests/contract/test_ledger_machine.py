@@ -82,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.store, self.runner = store, runner
         self.clock = cast("Standing", store.clock)
-        self.ledger = Ledger.of(store)
+        self.ledger = Ledger(store)
         self.accounts = Accounts()
         self.known = Known()
         self.budgets = Budgets(store, self.ready, self.accounts.limits_changed)
