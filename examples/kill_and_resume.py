@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import sqlite3
 from asyncio.subprocess import PIPE, Process
@@ -43,15 +44,18 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._run("PRAGMA journal_mode=WAL")  # So that a worker which is held still keeps nobody from reading.
+        # WAL, and a connection that stays: a worker that is held still in a write, or while it closes the file, would
+        # keep everybody else from reading otherwise.
+        self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
+        self._run("PRAGMA journal_mode=WAL")
         columns = "number INTEGER PRIMARY KEY, run_id, attempt, pid, step, tokens INTEGER"
         self._run(f"CREATE TABLE IF NOT EXISTS executions ({columns})")
 
-    @classmethod
-    def of_this_process(cls) -> Journal:
+    @staticmethod
+    @functools.cache
+    def of_this_process() -> Journal:
         """Return the journal that the environment names; workers inherit it."""
-        return cls(Path(os.environ[JOURNAL]))
+        return Journal(Path(os.environ[JOURNAL]))
 
     def enter(self, step: str) -> None:
         """Record that the body of the current run is entered now, by this process, and print it."""
@@ -74,8 +78,7 @@ class Journal:
         return [Execution(*row) for row in rows]
 
     def _run(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as connection:
-            return connection.execute(sql, values).fetchall()
+        return self._connection.execute(sql, values).fetchall()
 
 
 @dataclass(frozen=True)
