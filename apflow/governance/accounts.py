@@ -112,12 +112,13 @@ class Accounts:
 
     def at(self, line: Line, now: datetime) -> Account:
         """Return the account of a line in the window that holds `now`."""
-        if line.per == "run":  # Only the runs of one tree have it, and they share it through their meters.
-            fresh = _account(line, now)
-            shared: Account = self._of_runs.setdefault(fresh.id, fresh)
-            shared.line = line
-            return shared
+        # The lock is for `live` too: a dictionary must not grow while it is listed.
         with self._lock:
+            if line.per == "run":  # Only the runs of one tree have it.
+                fresh = _account(line, now)
+                shared = self._of_runs.setdefault(fresh.id, fresh)
+                shared.line = line
+                return shared
             found = self._current.get(line)
             if found is None or not is_current(found, now):
                 found = _account(line, now)
@@ -130,7 +131,7 @@ class Accounts:
     def live(self) -> list[Account]:
         """Return the accounts that runs refer to, or did a moment ago."""
         with self._lock:
-            return [*self._current.values(), *list(self._of_runs.values())]
+            return [*self._current.values(), *self._of_runs.values()]
 
     def limits_changed(self, limits: dict[str, int]) -> None:
         """Take note of limits that were set at run time, by account id."""
