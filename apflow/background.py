@@ -86,6 +86,7 @@ class Background:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recovering = threading.Lock()
         self._unreadable: set[str] = set()
+        self._looked = False
 
     def start(self, call: Call, loop: asyncio.AbstractEventLoop | None = None) -> Run[Any]:
         """Run a call whose row is stored already, and return its handle.
@@ -145,20 +146,24 @@ class Background:
     # -- taking over -----------------------------------------------------------------------------------------
 
     def recover_from_thread(self) -> None:
-        """Look whether anything can be taken over, and have the portal do it."""
-        rows = self._runtime.recorder.rows
-        if any(self._takes(row) for row in rows.open_blocking(accepted_only=True)):
-            portal.Spawned(portal.portal.loop(), self.recover(everything=False), contextvars.Context())
+        """Look whether anything can be taken over, and have the portal do it.
 
-    async def recover(self, *, everything: bool) -> list[Run[Any]]:
-        """Take over what is interrupted and known here."""
+        The first look is for what others left: what this runtime has just handed back itself waits for the next one.
+        """
+        own, self._looked = self._looked, True
+        rows = self._runtime.recorder.rows
+        if any(self._takes(row, own=own) for row in rows.open_blocking(accepted_only=True)):
+            portal.Spawned(portal.portal.loop(), self.recover(everything=False, own=own), contextvars.Context())
+
+    async def recover(self, *, everything: bool, own: bool = True) -> list[Run[Any]]:
+        """Take over what is interrupted and known here; with `own` also what this runtime has handed back."""
         while not self._recovering.acquire(blocking=False):  # it is released on another thread
             if self._runtime.closed:
                 return []
             await asyncio.sleep(TURN_SECONDS)
         try:
             rows = await self._runtime.recorder.rows.open(accepted_only=not everything)
-            taken = [await self._take_over(row) for row in rows if self._takes(row)]
+            taken = [await self._take_over(row) for row in rows if self._takes(row, own=own)]
         finally:
             self._recovering.release()
         return [run for run in taken if run is not None]
@@ -171,9 +176,11 @@ class Background:
         await self.recover(everything=False)
         return True
 
-    def _takes(self, row: RunRow) -> bool:
+    def _takes(self, row: RunRow, *, own: bool) -> bool:
         """Whether nobody holds the run and this process knows its task."""
         if row.id in self._runtime.keeper.held or row.id in self._unreadable:
+            return False
+        if not own and row.owner == self._runtime.keeper.owner:
             return False
         return (row.interrupted or is_gone(row.owner)) and self.definition_of(row) is not None
 

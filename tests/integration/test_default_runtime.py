@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +133,34 @@ def test_a_loop_that_ends_too_early_interrupts_what_was_submitted_on_it(begun: b
     assert rows() == [("long", "in_progress", None)]
     resumed = apflow.runtime().wait(apflow.runtime().runs.resume(run.id))
     assert resumed.result(timeout=30) == 1 + begun
+
+
+def test_the_first_look_leaves_alone_what_was_handed_back_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at the start is late on a busy machine: the loop has come and gone before it."""
+    handed_back, looked = threading.Event(), threading.Event()
+    tidy = Runtime._tidy
+
+    def late(runtime: Runtime) -> None:
+        assert handed_back.wait(30)
+        tidy(runtime)
+        looked.set()
+
+    monkeypatch.setattr(Runtime, "_tidy", late)
+
+    @apflow.task
+    async def long() -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        await long.submit()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run(main())
+    handed_back.set()
+    assert looked.wait(30)
+    assert apflow.runtime().wait(apflow.runtime().background.recover(everything=False, own=False)) == []
+    assert rows() == [("long", "in_progress", None)]
 
 
 def test_a_script_ends_after_its_last_line() -> None:
