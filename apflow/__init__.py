@@ -18,14 +18,21 @@ if TYPE_CHECKING:
         CircuitState,
     )
     from apflow.durability.retry import BackoffStrategy, RetryManager, RetryPolicy
+    from apflow.engine.executable import ExecutableTask
+    from apflow.engine.registry import executor_register
     from apflow.errors import (
+        AddressRefusedError,
         ApflowError,
         BudgetExhaustedError,
         BudgetNotFoundError,
         CircuitOpenError,
         DeadlockError,
+        DuplicateExecutorError,
         DuplicateTaskError,
+        ExecutorError,
+        ExecutorNotFoundError,
         FencedError,
+        InvalidInputsError,
         KeyConflictError,
         MissingExtraError,
         OutsideRunError,
@@ -48,6 +55,9 @@ if TYPE_CHECKING:
         StorageReadOnlyError,
         StorageUnavailableError,
         TaskDefinitionError,
+        TaskFrozenError,
+        TaskInUseError,
+        TaskTreeError,
         UnpricedModelError,
         UserRequiredError,
     )
@@ -74,6 +84,7 @@ if TYPE_CHECKING:
     from apflow.task import task
 
 __all__ = [
+    "AddressRefusedError",
     "AmountsDict",
     "ApflowError",
     "AsyncStreamTask",
@@ -100,9 +111,14 @@ __all__ = [
     "CostPolicy",
     "DeadlockError",
     "Decision",
+    "DuplicateExecutorError",
     "DuplicateTaskError",
+    "ExecutableTask",
+    "ExecutorError",
+    "ExecutorNotFoundError",
     "FencedError",
     "HoldStatus",
+    "InvalidInputsError",
     "KeyConflictError",
     "Middleware",
     "MissingExtraError",
@@ -147,7 +163,10 @@ __all__ = [
     "SystemClock",
     "Task",
     "TaskDefinitionError",
+    "TaskFrozenError",
+    "TaskInUseError",
     "TaskRepository",
+    "TaskTreeError",
     "TokenBudget",
     "UnpricedModelError",
     "Usage",
@@ -162,6 +181,7 @@ __all__ = [
     "configure",
     "create_session",
     "current",
+    "executor_register",
     "progress",
     "report_usage",
     "reserve",
@@ -185,6 +205,8 @@ export_lazily(
             "CircuitState",
         ),
         "durability.retry": ("BackoffStrategy", "RetryManager", "RetryPolicy"),
+        "engine.executable": ("ExecutableTask",),
+        "engine.registry": ("executor_register",),
         "errors": tuple(name for name in __all__ if name.endswith("Error")),
         "governance.amounts": ("AmountsDict",),
         "governance.budget": ("Budget", "BudgetCheckResult", "BudgetManager", "BudgetScope", "TokenBudget"),

@@ -12,6 +12,14 @@
     ├── UserRequiredError            a budget per user, and no user
     ├── PolicyNotFoundError          a cost policy that the runtime does not know
     ├── BudgetNotFoundError          a budget that nobody has used yet
+    ├── TaskTreeError                task dictionaries that make no tree; carries `ids`
+    ├── InvalidInputsError           inputs that do not fit an executor
+    ├── ExecutorNotFoundError        no executor has this id
+    ├── DuplicateExecutorError       one executor id, two places
+    ├── ExecutorError                an executor could not do its work
+    │   └── AddressRefusedError      an address that this runtime does not allow
+    ├── TaskFrozenError              archived tasks refuse changes
+    ├── TaskInUseError               other tasks need this one; carries `ids`
     ├── RunError                     about one run; carries `run_id`
     │   ├── RunNotFoundError
     │   ├── RunFailedError           it failed elsewhere; carries `error_type` and `message`
@@ -197,6 +205,65 @@ class BudgetNotFoundError(ApflowError, LookupError):
             f"there is no account of the budget {budget!r} per {per} for {', '.join(self.units)} with this scope_id in "
             "the current window; an account exists from the first call that it governs"
         )
+
+
+class TaskTreeError(ApflowError, ValueError):
+    """These task dictionaries make no trees; nothing was stored.
+
+    Attributes:
+        ids: The offending ids, in the order in which they were found.
+    """
+
+    def __init__(self, message: str, ids: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)
+
+
+class InvalidInputsError(ApflowError, ValueError):
+    """Inputs do not fit the schema of the executor that gets them. The message names fields, never values."""
+
+
+class ExecutorNotFoundError(ApflowError, LookupError):
+    """No decorated task and no executor has this id. Import the module that has it before."""
+
+
+class DuplicateExecutorError(ApflowError):
+    """Two executors, or an executor and a decorated task, have one id; the message names both places."""
+
+
+class ExecutorError(ApflowError):
+    """An executor could not do its work. The message has nothing of what it was given or was answered.
+
+    Attributes:
+        retryable: Whether another attempt could end differently: a broken connection, not a wrong address.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class AddressRefusedError(ExecutorError):
+    """This runtime does not allow connections to this address; nothing was sent.
+
+    Private, loopback, link-local and metadata addresses have to be named in the executor's `allow` setting.
+    """
+
+
+class TaskFrozenError(ApflowError):
+    """An archived task refuses every change."""
+
+
+class TaskInUseError(ApflowError):
+    """Other tasks need this one: they are inside it, depend on it or refer to it.
+
+    Attributes:
+        ids: The other tasks.
+    """
+
+    def __init__(self, message: str, ids: Iterable[str]) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)
 
 
 class RunError(ApflowError):

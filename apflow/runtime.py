@@ -22,7 +22,7 @@ from apflow.governed import Governed
 from apflow.storage.connect import create_session
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
     from datetime import datetime, timedelta
     from types import TracebackType
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_URL = "sqlite:///apflow.db"
 RECOVERY_LIMIT = 10
 SHORTEST_LEASE = 1.0
 
@@ -50,7 +49,8 @@ class Runtime(Governed):
 
     Args:
         database_url: `sqlite:///path`, `sqlite:///:memory:` or any libpq URI. None is `APFLOW_DATABASE_URL`, else
-            `sqlite:///apflow.db` in the working directory.
+            `sqlite:///apflow.db` in the working directory. Or what `create_session` returned: leaving the runtime
+            leaves it open, and it keeps the clock and the durability that it was made with.
         middleware: Layers around every call, the first outermost.
         policies: Cost policies that tasks refer to by name.
         user: User id of calls that name none.
@@ -61,6 +61,8 @@ class Runtime(Governed):
         durability: `"normal"` survives any crash of the process, `"full"` a power failure too.
         clock: Where the time comes from; None is the machine's.
         recovery_limit: How often a run is taken over from processes that died without any progress.
+        settings: What executors have to know and nobody may store, by executor id; `"secrets"` has what inputs of
+            task trees name with `{"$secret": name}`.
 
     Raises:
         ValueError: A value is out of its range.
@@ -68,7 +70,7 @@ class Runtime(Governed):
 
     def __init__(
         self,
-        database_url: str | None = None,
+        database_url: str | Store | None = None,
         *,
         middleware: Sequence[Middleware] = (),
         policies: Sequence[CostPolicy] = (),
@@ -79,6 +81,7 @@ class Runtime(Governed):
         durability: Durability = "normal",
         clock: Clock | None = None,
         recovery_limit: int = RECOVERY_LIMIT,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         _check(concurrency, lease_seconds, shutdown_seconds, durability, recovery_limit)
         self.user = user
@@ -86,10 +89,15 @@ class Runtime(Governed):
         self.lease_seconds = float(lease_seconds)
         self.shutdown_seconds = float(shutdown_seconds)
         self.middleware = tuple(middleware)
+        self.settings: Mapping[str, Mapping[str, Any]] = dict(settings or {})
+        self._keeps_store_open = not (database_url is None or isinstance(database_url, str))
+        self.store: Store
+        if database_url is None or isinstance(database_url, str):
+            self.store = create_session(database_url, clock=clock, durability=durability)
+        else:
+            self.store, clock = database_url, clock or database_url.clock
         self.clock: Clock = clock or SystemClock()
         self.breakers = CircuitBreakerRegistry(clock=self.clock)
-        url = database_url or os.environ.get("APFLOW_DATABASE_URL") or DEFAULT_URL
-        self.store: Store = create_session(url, clock=clock, durability=durability)
         self._recovery_limit = recovery_limit
         self._govern(policies)
         self._names: dict[str, TaskDefinition] = {}
@@ -176,7 +184,8 @@ class Runtime(Governed):
     def _close_parts(self) -> None:
         self._finish_late(self.shutdown_seconds)
         self.keeper.close()
-        self.store.close()
+        if not self._keeps_store_open:
+            self.store.close()
         self._ready = False
 
     def forget_after_fork(self) -> None:
@@ -319,6 +328,7 @@ def configure(
     durability: Durability = "normal",
     clock: Clock | None = None,
     recovery_limit: int = RECOVERY_LIMIT,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Runtime:
     """Make the default runtime with these options, in place of an earlier one, and return it. See `Runtime`."""
     made = Runtime(
@@ -332,6 +342,7 @@ def configure(
         durability=durability,
         clock=clock,
         recovery_limit=recovery_limit,
+        settings=settings,
     )
     with _choosing:
         former = _default[:]

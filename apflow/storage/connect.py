@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from apflow.clock import Clock
     from apflow.storage.store import Durability, Store
 
+DEFAULT_URL = "sqlite:///apflow.db"
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
-def create_session(url: str, *, clock: Clock | None = None, durability: Durability = "normal") -> Store:
+def create_session(url: str | None = None, *, clock: Clock | None = None, durability: Durability = "normal") -> Store:
     """Return the store of a database; it connects on first use.
 
     Args:
-        url: `sqlite:///path`, `sqlite:///:memory:`, or any libpq URI such as `postgresql://host/name`.
+        url: `sqlite:///path`, `sqlite:///:memory:`, or any libpq URI such as `postgresql://host/name`. None is
+            `APFLOW_DATABASE_URL`, else `sqlite:///apflow.db` in the working directory.
         clock: Where the time comes from; None is the machine's, and PostgreSQL's own for leases.
         durability: `"normal"` survives any crash of the process; `"full"` survives a power failure too.
 
@@ -28,6 +30,7 @@ def create_session(url: str, *, clock: Clock | None = None, durability: Durabili
         MissingExtraError: PostgreSQL needs `apflow[postgres]`.
     """
     store: Store
+    url = url or os.environ.get("APFLOW_DATABASE_URL") or DEFAULT_URL
     if url.startswith("sqlite"):
         from apflow.storage.sqlite_store import SQLiteStore
 
