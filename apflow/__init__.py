@@ -18,8 +18,13 @@ if TYPE_CHECKING:
         CircuitState,
     )
     from apflow.durability.retry import BackoffStrategy, RetryManager, RetryPolicy
+    from apflow.engine.creator import TaskCreator
     from apflow.engine.executable import ExecutableTask
+    from apflow.engine.function_executor import FunctionExecutor, executor_of
+    from apflow.engine.manager import TaskManager
     from apflow.engine.registry import executor_register
+    from apflow.engine.scanner import BrokenFile, ExecutorMetadata, ExtensionScanner
+    from apflow.engine.tree import TaskTreeNode
     from apflow.errors import (
         AddressRefusedError,
         ApflowError,
@@ -61,6 +66,10 @@ if TYPE_CHECKING:
         UnpricedModelError,
         UserRequiredError,
     )
+    from apflow.executors.aggregate import AggregateResultsExecutor
+    from apflow.executors.api import ApFlowApiExecutor
+    from apflow.executors.email import SendEmailExecutor
+    from apflow.executors.rest import RestExecutor
     from apflow.governance.amounts import AmountsDict
     from apflow.governance.budget import Budget, BudgetCheckResult, BudgetManager, BudgetScope, TokenBudget
     from apflow.governance.budgets import Budgets
@@ -85,11 +94,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressRefusedError",
+    "AggregateResultsExecutor",
     "AmountsDict",
+    "ApFlowApiExecutor",
     "ApflowError",
     "AsyncStreamTask",
     "AsyncTask",
     "BackoffStrategy",
+    "BrokenFile",
     "Budget",
     "BudgetCheckResult",
     "BudgetExhaustedError",
@@ -115,8 +127,11 @@ __all__ = [
     "DuplicateTaskError",
     "ExecutableTask",
     "ExecutorError",
+    "ExecutorMetadata",
     "ExecutorNotFoundError",
+    "ExtensionScanner",
     "FencedError",
+    "FunctionExecutor",
     "HoldStatus",
     "InvalidInputsError",
     "KeyConflictError",
@@ -134,6 +149,7 @@ __all__ = [
     "ProviderRouter",
     "RecoveryLimitError",
     "Reservation",
+    "RestExecutor",
     "RetryManager",
     "RetryPolicy",
     "Run",
@@ -151,6 +167,7 @@ __all__ = [
     "Runtime",
     "RuntimeClosedError",
     "SchemaTooNewError",
+    "SendEmailExecutor",
     "SerializationError",
     "StorageBusyError",
     "StorageError",
@@ -162,11 +179,14 @@ __all__ = [
     "SyncTask",
     "SystemClock",
     "Task",
+    "TaskCreator",
     "TaskDefinitionError",
     "TaskFrozenError",
     "TaskInUseError",
+    "TaskManager",
     "TaskRepository",
     "TaskTreeError",
+    "TaskTreeNode",
     "TokenBudget",
     "UnpricedModelError",
     "Usage",
@@ -181,6 +201,7 @@ __all__ = [
     "configure",
     "create_session",
     "current",
+    "executor_of",
     "executor_register",
     "progress",
     "report_usage",
@@ -206,6 +227,15 @@ export_lazily(
         ),
         "durability.retry": ("BackoffStrategy", "RetryManager", "RetryPolicy"),
         "engine.executable": ("ExecutableTask",),
+        "engine.creator": ("TaskCreator",),
+        "engine.manager": ("TaskManager",),
+        "engine.tree": ("TaskTreeNode",),
+        "engine.scanner": ("BrokenFile", "ExecutorMetadata", "ExtensionScanner"),
+        "engine.function_executor": ("FunctionExecutor", "executor_of"),
+        "executors.rest": ("RestExecutor",),
+        "executors.email": ("SendEmailExecutor",),
+        "executors.aggregate": ("AggregateResultsExecutor",),
+        "executors.api": ("ApFlowApiExecutor",),
         "engine.registry": ("executor_register",),
         "errors": tuple(name for name in __all__ if name.endswith("Error")),
         "governance.amounts": ("AmountsDict",),

@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from apflow import portal
-from apflow.context import RunState
 from apflow.definition import known, place
-from apflow.durability.ownership import is_gone
 from apflow.durability.retry import BackoffStrategy, RetryPolicy
 from apflow.errors import ApflowError, RunError, SerializationError, StorageError
+from apflow.state import RunState
+from apflow.storage.owners import is_gone
 
 if TYPE_CHECKING:
     from apflow.call import Call, CallNext
@@ -44,13 +44,14 @@ class Slots:
 
     async def layer(self, call: Call, call_next: CallNext) -> Any:
         """Hold a slot while the rest of the onion runs."""
-        await self._acquire()
+        await self.acquire()
         try:
             return await call_next(call)
         finally:
-            self._release()
+            self.release()
 
-    async def _acquire(self) -> None:
+    async def acquire(self) -> None:
+        """Wait for a slot and hold it."""
         with self._lock:
             if self._free > 0:
                 self._free -= 1
@@ -65,10 +66,18 @@ class Slots:
                 if not given:
                     self._waiting.remove(turn)
             if given:
-                self._release()
+                self.release()
             raise
 
-    def _release(self) -> None:
+    def try_acquire(self) -> bool:
+        """Hold a slot if one is free now."""
+        with self._lock:
+            free = self._free > 0
+            self._free -= free
+        return free
+
+    def release(self) -> None:
+        """Give a slot back, from any thread."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set_result(None)
@@ -81,7 +90,7 @@ class Background:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._slots = Slots(runtime.concurrency)
+        self.slots = Slots(runtime.concurrency)
         self._live: dict[str, tuple[RunState, Future[Any]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._recovering = threading.Lock()
@@ -137,7 +146,8 @@ class Background:
         from apflow.submission import run_collected
 
         try:
-            await run_collected(call, self._slots.layer if call.state.parent is None else None)
+            bounded = not call.state.nested and call.state.kind != "tree"
+            await run_collected(call, self.slots.layer if bounded else None)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - see above
@@ -193,6 +203,7 @@ class Background:
             if (claimed is None or place(claimed) == place(definition))
             and (definition.origin == row.origin or (definition.named and row.named))
             and definition.version == row.task_version
+            and (definition.carries is None or definition.carries(row.inputs))
         ]
         # Where several functions of one module have the name, it has to be the very one.
         exact = [definition for definition in found if definition.fn.__qualname__ == row.qualname] or found
@@ -244,7 +255,7 @@ class Background:
             owned=True,
             user=row.user,
         )
-        state.id, state.root_id = row.id, row.root_id
+        state.id, state.root_id, state.kind = row.id, row.root_id, row.kind
         state.inputs, state.checkpoint, state.taken_over = row.inputs, row.checkpoint, True
         state.run_key, state.key, state.fingerprint = row.run_key, row.key, row.fingerprint
         state.above = load_above(row.options)

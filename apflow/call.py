@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from apflow.context import RunState
     from apflow.options import Options, TaskDefinition
+    from apflow.state import RunState
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from apflow import portal
 from apflow.call import Call, compose
-from apflow.context import RunState, current_state
 from apflow.durability import replay
 from apflow.durability.circuit_breaker import breaker_layer
 from apflow.durability.retry import retry_layer
 from apflow.durability.timeout import finish_body, timeout_layer
 from apflow.runtime import runtime_for
+from apflow.state import RunState, current_state
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -107,7 +107,8 @@ def onion(runtime: Runtime, call: Call, endpoint: CallNext, slot: Middleware | N
         layers.append(slot)
     if options.breaker is not None:
         layers.append(breaker_layer(runtime.breakers))
-    layers += runtime.middleware
+    if call.state.kind != "tree":  # It runs nothing of anybody's: its nodes have an onion each.
+        layers += runtime.middleware
     layers += options.middleware
     if options.retry is not None:
         layers.append(retry_layer(runtime.clock))

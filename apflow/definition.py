@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from apflow import naming
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _ABOUT = frozenset({"description", "tags", "version"})
 
+#: Tasks of apflow's own, and where they stand: loaded when one is first asked for.
+TREE = "_task_tree"
+_OWN = {TREE: "apflow.engine.tree_run"}
 #: By name, then by place. Two places with one name are an error only where both are used.
 _known: dict[str, dict[tuple[str, str, str], TaskDefinition]] = {}
 
@@ -83,12 +87,17 @@ def register(definition: TaskDefinition) -> TaskDefinition:
     It takes the place of one with the same name that stood in the same place: a cell of a notebook that was
     run again, a module that was loaded again.
     """
-    _known.setdefault(definition.name, {})[(*place(definition), definition.version)] = definition
+    there = _known.setdefault(definition.name, {})
+    key = (*place(definition), definition.version)
+    there.pop(key, None)  # the newest stands last
+    there[key] = definition
     return definition
 
 
 def known(name: str) -> list[TaskDefinition]:
     """Return what this process knows by this name: one definition for each place and version, the oldest first."""
+    if name in _OWN and name not in _known:
+        import_module(_OWN[name])
     return list(_known.get(name, {}).values())
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from apflow.context import RunState
     from apflow.governance.budgets import Budgets
     from apflow.governance.governor import Governor
     from apflow.governance.policy import CostPolicy
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from apflow.governance.reporting import ReportUsage, Reserve
     from apflow.governance.reports import UsageReports
     from apflow.governance.view import BudgetView
+    from apflow.state import RunState
     from apflow.storage.store import Store, Tx
 
 

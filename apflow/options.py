@@ -73,6 +73,7 @@ class TaskDefinition:
         colour: Which of the four kinds it is.
         signature: The function's signature, without evaluated annotations.
         takes_self: Whether the first parameter is the instance of a method.
+        carries: Tells by the stored arguments of a run whether this process can carry it on; None is always.
         options: What the decorator was given.
     """
 
@@ -87,6 +88,7 @@ class TaskDefinition:
     description: str = ""
     tags: tuple[str, ...] = ()
     version: str = "1"
+    carries: Callable[[str], bool] | None = None
     options: Options = field(default_factory=Options)
 
     @cached_property

@@ -6,16 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from apflow import portal
-from apflow.context import current_state
 from apflow.errors import DeadlockError, RunNotFoundError
+from apflow.state import current_state
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from concurrent.futures import Future
 
-    from apflow.context import Progress, RunState
     from apflow.options import TaskDefinition
     from apflow.runtime import Runtime
+    from apflow.state import Progress, RunState
 
 R_co = TypeVar("R_co", covariant=True)
 

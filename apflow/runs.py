@@ -6,10 +6,11 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from apflow.context import current_state
-from apflow.durability.ownership import is_gone
 from apflow.errors import RunActiveError, RunNotFoundError
 from apflow.records import COLUMNS, RunTree, record
+from apflow.state import current_state
+from apflow.storage.deletion import OF_RUNS
+from apflow.storage.owners import is_gone
 from apflow.storage.statements import lease_params
 
 if TYPE_CHECKING:
@@ -24,20 +25,15 @@ if TYPE_CHECKING:
 ENDED = ("completed", "failed", "cancelled")
 STATUSES = ("pending", "in_progress", "interrupted", *ENDED)
 
+#: Inline children have none; nor have the rows of version 1, which are runs of their own.
+_EPOCH = "COALESCE(epoch, CASE WHEN kind IS NULL THEN 0 END)"
+
 _BELOW = """
 WITH RECURSIVE below (id) AS (
   SELECT id FROM apflow_tasks WHERE id = :id
   UNION
   SELECT c.id FROM apflow_tasks c JOIN below ON c.parent_id = below.id
 )"""
-
-
-#: What goes with a run. Usage events and decisions stay: they say what was spent, and why something was not.
-_OF_RUNS = (
-    ("task_checkpoints", "task_id", ""),
-    ("apflow_budget_accounts", "scope_id", " AND per = 'run'"),
-    ("apflow_tasks", "id", ""),
-)
 
 
 class Runs:
@@ -163,7 +159,7 @@ class Runs:
         # Nobody ends or takes over one of them until what is said here is committed.
         lock = " FOR UPDATE" if tx.dialect == "postgresql" else ""
         sql = (
-            f"{_BELOW} SELECT id, parent_id, status, epoch, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END "
+            f"{_BELOW} SELECT id, parent_id, status, {_EPOCH}, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END "
             f"FROM apflow_tasks WHERE id IN (SELECT id FROM below){lock}"
         )
         rows = {row[0]: row for row in tx.rows(sql, params)}
@@ -181,7 +177,8 @@ class Runs:
                 running.append(one)
             else:
                 tx.execute(
-                    "UPDATE apflow_tasks SET status = 'cancelled', epoch = epoch + 1, lease_expires_at = NULL, "
+                    f"UPDATE apflow_tasks SET status = 'cancelled', epoch = {_EPOCH} + 1, lease_expires_at = NULL, "
+                    "run_key = CASE WHEN kind = 'tree' THEN NULL ELSE run_key END, "
                     "error = 'apflow.RunCancelledError: was cancelled', completed_at = :now, updated_at = :now "
                     "WHERE id = :id",
                     params | {"id": one},
@@ -198,7 +195,7 @@ class Runs:
 
         Raises:
             RunNotFoundError: There is none with this id.
-            RunActiveError: It is a run inside another one; resume that.
+            RunActiveError: It is a run inside another one; resume that. Or it is a task of a tree.
             RunCancelledError: It was cancelled.
             ApflowError: This process does not know its task.
         """
@@ -210,6 +207,8 @@ class Runs:
             row = await self._row(run_id)
             if row.epoch is None:
                 raise RunActiveError(run_id, f"is part of run {row.root_id}; resume that one")
+            if row.kind == "node":
+                raise RunActiveError(run_id, "is a task of a tree; TaskManager.execute_task carries it on")
             if row.status == "cancelled":
                 raise RunCancelledError(run_id)
             if row.status == "completed" or not (row.status == "failed" or row.interrupted or is_gone(row.owner)):
@@ -247,7 +246,7 @@ class Runs:
             raise RunNotFoundError(run_id)
         if any(row[0] == "in_progress" and row[1] is not None and not row[3] and not is_gone(row[2]) for row in rows):
             raise RunActiveError(run_id, "is running, or something inside it is; cancel it first")
-        for table, column, where in _OF_RUNS:
+        for table, column, where in OF_RUNS:
             tx.execute(f"{_BELOW} DELETE FROM {table} WHERE {column} IN (SELECT id FROM below){where}", params)
         return len(rows)
 
@@ -269,12 +268,17 @@ class Runs:
 
 def _prune_in(tx: Tx, params: dict[str, Any]) -> int:
     """Delete the trees whose root ended before then and in which nothing is left to end."""
+    tree = "COALESCE(r.task_tree_id, r.id)"
     trees = (
-        "SELECT r.id FROM apflow_tasks r WHERE r.parent_id IS NULL AND r.completed_at < :before "
-        "AND r.status IN ('completed', 'failed', 'cancelled') AND NOT EXISTS (SELECT 1 FROM apflow_tasks c "
-        "WHERE c.task_tree_id = r.id AND c.status IN ('pending', 'in_progress'))"
+        f"SELECT {tree} FROM apflow_tasks r WHERE r.parent_id IS NULL AND r.completed_at < :before "
+        "AND r.status IN ('completed', 'failed', 'cancelled') AND (r.kind IS NULL OR r.kind <> 'tree') "
+        f"AND NOT EXISTS (SELECT 1 FROM apflow_tasks c WHERE c.task_tree_id = {tree} "
+        "AND c.status IN ('pending', 'in_progress')) "
+        # What a link in another tree refers to is that one's result.
+        "AND NOT EXISTS (SELECT 1 FROM apflow_tasks l JOIN apflow_tasks o ON o.id = l.original_task_id "
+        f"WHERE l.origin_type = 'link' AND o.task_tree_id = {tree} AND l.task_tree_id <> {tree})"
     )
-    for table, column, where in _OF_RUNS[:-1]:
+    for table, column, where in OF_RUNS[:-1]:
         ids = f"SELECT id FROM apflow_tasks WHERE task_tree_id IN ({trees})"
         tx.execute(f"DELETE FROM {table} WHERE {column} IN ({ids}){where}", params)
     return tx.execute(f"DELETE FROM apflow_tasks WHERE task_tree_id IN ({trees})", params)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from apflow import portal
 from apflow.clock import SystemClock
-from apflow.context import current_state
 from apflow.definition import check_unique
 from apflow.durability.circuit_breaker import CircuitBreakerRegistry
-from apflow.durability.ownership import LeaseKeeper, new_owner
+from apflow.durability.ownership import LeaseKeeper
 from apflow.durability.recording import Recorder
 from apflow.errors import RuntimeClosedError
 from apflow.governed import Governed
+from apflow.state import current_state
 from apflow.storage.connect import create_session
+from apflow.storage.owners import new_owner
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
@@ -314,6 +315,13 @@ def runtime() -> Runtime:
         if not _default:
             _default.append(Runtime())
         return _default[-1]
+
+
+def runtime_over(store: Store) -> Runtime | None:
+    """Return a runtime of this process that uses this very store, the current run's before any other, or None."""
+    state = current_state()
+    candidates = [*([] if state is None else [state.runtime]), *_active.get()[::-1], *list(_runtimes)]
+    return next((one for one in candidates if one.store is store and not one.closed), None)
 
 
 def configure(

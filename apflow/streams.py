@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping
 
     from apflow.call import Call
-    from apflow.context import RunState
     from apflow.options import Options, TaskDefinition
+    from apflow.state import RunState
 
 _END: Any = object()
 

@@ -22,14 +22,14 @@ async def submit_async(
     definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Run[Any]:
     """Submit an async task; its function runs on the running loop."""
-    return await _submit(_prepared(definition, options, args, kwargs))
+    return await submit_call(_prepared(definition, options, args, kwargs))
 
 
 def submit_sync(
     definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Run[Any]:
     """Submit a plain task; its function runs on a thread of its own."""
-    return portal.run_blocking(_submit(_prepared(definition, options, args, kwargs)))
+    return portal.run_blocking(submit_call(_prepared(definition, options, args, kwargs)))
 
 
 def _prepared(definition: TaskDefinition, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -38,7 +38,8 @@ def _prepared(definition: TaskDefinition, options: Options, args: tuple[Any, ...
     return call
 
 
-async def _submit(call: Call) -> Run[Any]:
+async def submit_call(call: Call) -> Run[Any]:
+    """Store a call that was prepared as an owned, accepted run, and run it in the background."""
     state = call.state
     runtime = state.runtime
     await runtime.ready()

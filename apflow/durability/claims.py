@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from apflow.durability import checkpoint, replay
-from apflow.durability.ownership import is_gone
 from apflow.durability.rows import attempts_per_allowance, owned_params
 from apflow.errors import (
     DeadlockError,
@@ -23,14 +22,15 @@ from apflow.errors import (
     RunInterruptedError,
     RunNotFoundError,
 )
+from apflow.storage.owners import is_gone
 from apflow.storage.statements import lease_params
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from apflow.context import RunState
     from apflow.durability.recording import Recorder
     from apflow.durability.rows import RunRow
+    from apflow.state import RunState
     from apflow.storage.store import Tx
 
 #: A waiter looks at the row at least this often, in case a notification got lost or the owner died.
@@ -87,9 +87,8 @@ class Claims:
                 return cast("Replayed | Joined | None", outcome)
 
     async def _existing(self, state: RunState) -> RunRow | None:
-        if state.run_key is not None:
-            return await self._recorder.rows.by_key(state.run_key)
-        return await self._recorder.rows.get(state.id)
+        found = None if state.run_key is None else await self._recorder.rows.by_key(state.run_key)
+        return found or await self._recorder.rows.get(state.id)
 
     async def _settle_with(self, state: RunState, row: RunRow, *, wait: bool) -> Any:
         """Decide about a run that exists. Returns what `open` returns, or `_TRY_AGAIN`."""
@@ -129,6 +128,7 @@ class Claims:
         before = state.id, state.root_id, state.epoch, state.stored
         state.id, state.root_id, state.stored = row.id, row.root_id, True
         state.accepted = state.accepted or row.accepted
+        state.nested = state.nested or row.parent_id is not None
         state.epoch = (row.epoch or 0) + 1
         state.attempts_done, state.attempt = row.attempt_count, row.attempt_count + 1
         per_allowance = attempts_per_allowance(state) - state.attempts_allowed_from
@@ -141,7 +141,7 @@ class Claims:
             "max_attempts": attempts_per_allowance(state),
             "recoveries": recoveries,
             "recovered_at": None if recovered_at is None else self._store.timestamp(recovered_at),
-            "seen_epoch": row.epoch,
+            "seen_epoch": row.epoch or 0,
             "seen_status": row.status,
             "dead_owner": row.owner if is_gone(row.owner) else None,
             "epoch": state.epoch,
@@ -153,7 +153,8 @@ class Claims:
             await self._load(state, row, new_allowance=new_allowance)
             if row.status == "in_progress" and row.cancel_requested_at is not None:
                 await self._cancel(state)
-            if recoveries > self._recovery_limit:
+            state.recoveries = recoveries
+            if recoveries > self._limit_of(state):
                 await self._give_up(state, recoveries)
         except BaseException:
             await self._recorder.writer.release(state)
@@ -179,11 +180,16 @@ class Claims:
             return 1, now
         return row.recoveries + 1, now
 
+    def _limit_of(self, state: RunState) -> int:
+        """Return how many recoveries a run may have. A tree outlives a node that kills its processes."""
+        return 2 * self._recovery_limit + 2 if state.kind == "tree" else self._recovery_limit
+
     async def _progressed(self, row: RunRow) -> bool:
         since = {"root": row.root_id, "id": row.id, "since": self._store.timestamp(row.recovered_at or _LONG_AGO)}
         sql = (
-            "SELECT 1 FROM apflow_tasks WHERE (task_tree_id = :root AND id <> :id AND status = 'completed' "
-            "AND completed_at > :since) OR (id = :id AND checkpoint_at > :since) LIMIT 1"
+            "SELECT 1 FROM apflow_tasks WHERE (task_tree_id = :root AND id <> :id AND completed_at > :since "
+            "AND (status = 'completed' OR (status = 'failed' AND kind = 'node'))) "
+            "OR (id = :id AND checkpoint_at > :since) LIMIT 1"
         )
         return await self._store.read(lambda tx: tx.row(sql, since)) is not None
 
@@ -204,16 +210,20 @@ class Claims:
 
     async def _load(self, state: RunState, row: RunRow, *, new_allowance: bool) -> None:
         """Read what the new life has to know, once the takeover is committed."""
+        await self.load_earlier(state, saved=row.checkpoint_at is not None)
+        if state.meter is not None:
+            state.meter.keep_model(row.model)
+        if not new_allowance:
+            state.first_delay = self.seconds_until(row.next_attempt_at)
+
+    async def load_earlier(self, state: RunState, *, saved: bool = True) -> None:
+        """Read what earlier lives of a run finished, and the state that they stored if they have `saved` one."""
         memos = await replay.load_memos(self._store, state)
         state.open_children = set(memos.open)
         if state.checkpoint:
             state.memos = memos
-        if state.meter is not None:
-            state.meter.keep_model(row.model)
-        if row.checkpoint_at is not None:
-            state.saved = state.restored = await self.saved_state(row.id)
-        if not new_allowance:
-            state.first_delay = self.seconds_until(row.next_attempt_at)
+        if saved:
+            state.saved = state.restored = await self.saved_state(state.id)
 
     async def saved_state(self, run_id: str) -> dict[str, Any] | None:
         """Return the latest state that the run's function stored itself."""

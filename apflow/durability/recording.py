@@ -11,20 +11,20 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from apflow.context import _current
 from apflow.durability import replay
 from apflow.durability.claims import Claims, Joined, Replayed
 from apflow.durability.rows import Rows
 from apflow.durability.writing import RunWriter, error_columns
 from apflow.errors import FencedError, RunCancelledError, RunEndedError, RunInterruptedError, StorageError
+from apflow.state import _current
 from apflow.storage.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from apflow.call import Call, CallNext
-    from apflow.context import Memos, RunState
     from apflow.durability.ownership import LeaseKeeper
+    from apflow.state import Memos, RunState
     from apflow.storage.store import Store, Tx
 
 logger = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ import itertools
 import os
 from typing import TYPE_CHECKING
 
-from apflow.context import Memos
 from apflow.errors import SerializationError
+from apflow.state import Memos
 from apflow.storage.statements import MEMOS, moment
 
 if TYPE_CHECKING:
-    from apflow.context import RunState
+    from apflow.state import RunState
     from apflow.storage.store import Store, Tx
 
 

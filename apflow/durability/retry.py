@@ -17,8 +17,8 @@ from apflow.errors import ApflowError
 
 if TYPE_CHECKING:
     from apflow.call import Call, CallNext, Middleware
-    from apflow.context import RunState
     from apflow.durability.checkpoint import CheckpointManager
+    from apflow.state import RunState
 
 T = TypeVar("T")
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]

@@ -11,7 +11,7 @@ from apflow.storage.statements import Statements, lease_params, moment
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from apflow.context import RunState
+    from apflow.state import RunState
     from apflow.storage.store import Store, Tx
 
 _COLUMNS = (
@@ -89,6 +89,7 @@ def _row(values: tuple[Any, ...]) -> RunRow:
     found["inputs"] = found["inputs"] or "{}"
     found["task_version"] = found["task_version"] or "1"
     found["kind"] = found["kind"] or "run"
+    found["status"] = found["status"] or "pending"
     return RunRow(**found)
 
 
@@ -115,7 +116,10 @@ class Rows:
         return await self._store.read(lambda tx: self.get_in(tx, "run_key = :key", {"key": key}))
 
     async def open(self, *, accepted_only: bool) -> list[RunRow]:
-        """Return the owned runs that are `in_progress`, the oldest first, held by somebody or not."""
+        """Return the owned runs that are `in_progress`, the oldest first, held by somebody or not.
+
+        Graph nodes are left out: they are carried on by the execution of their tree.
+        """
         return await self._store.read(lambda tx: self._open_in(tx, accepted_only=accepted_only))
 
     def open_blocking(self, *, accepted_only: bool) -> list[RunRow]:
@@ -123,7 +127,8 @@ class Rows:
         return self._store.read_blocking(lambda tx: self._open_in(tx, accepted_only=accepted_only))
 
     def _open_in(self, tx: Tx, *, accepted_only: bool) -> list[RunRow]:
-        where = "status = 'in_progress' AND epoch IS NOT NULL" + (" AND accepted = :yes" if accepted_only else "")
+        where = "status = 'in_progress' AND epoch IS NOT NULL AND kind <> 'node'"
+        where += " AND accepted = :yes" if accepted_only else ""
         sql = f"{self._select} WHERE {where} ORDER BY created_at, id"
         return [_row(row) for row in tx.rows(sql, lease_params(self._store, 0) | {"yes": True})]
 
@@ -145,7 +150,7 @@ def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float
         name=definition.name,
         inputs=state.inputs,
         max_attempts=attempts_per_allowance(state),
-        kind="run" if parent is None else "child",
+        kind=state.kind or ("run" if parent is None else "child"),
         task_version=definition.version,
         origin=f"{definition.origin}#{definition.fn.__qualname__}"[-LONGEST_ORIGIN:],
         named=definition.named,

@@ -9,7 +9,7 @@ from apflow.errors import RunTimeoutError
 
 if TYPE_CHECKING:
     from apflow.call import Call, CallNext
-    from apflow.context import RunState
+    from apflow.state import RunState
 
 
 async def timeout_layer(call: Call, call_next: CallNext) -> Any:

@@ -13,10 +13,10 @@ from apflow.durability.rows import child_params
 from apflow.errors import FencedError, RunCancelledError, RunEndedError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from apflow.context import RunState
     from apflow.errors import RunError
+    from apflow.state import RunState
     from apflow.storage.statements import Statements
     from apflow.storage.store import Store, Tx
 
@@ -81,6 +81,40 @@ class RunWriter:
             meter.proposed(admission if inserted else None)
         return state.stored
 
+    async def begin_nodes(self, tree: RunState, nodes: Sequence[tuple[RunState, dict[str, Any]]]) -> list[RunState]:
+        """Begin pending graph nodes in one transaction, with their admissions, and return those that began.
+
+        Raises:
+            FencedError: Another process owns the run of the tree now; nothing was stored.
+            RunCancelledError: Somebody has cancelled the run of the tree; nothing was stored.
+        """
+        admissions = {state.id: state.meter.propose() for state, _ in nodes if state.meter is not None}
+        began: list[RunState] = []
+
+        def fn(tx: Tx) -> str | None:
+            refused = self._why_not(tx, tree)
+            began[:] = [] if refused else [state for state, params in nodes if self._insert(tx, params)]
+            for state in began:
+                if state.meter is not None:
+                    state.meter.admit_in(tx, admissions[state.id])
+            return refused
+
+        try:
+            refused = await self._store.write(fn)
+        except asyncio.CancelledError as cancelled:  # It says so only after the write has ended, well or badly.
+            for state in began if cancelled.__cause__ is None else ():
+                await self.release(state)
+            raise
+        if refused is not None:
+            tree.stop(refused)
+            raise RunCancelledError(tree.id) if refused == "cancelled" else FencedError(tree.id)
+        stored = {state.id for state in began}
+        for state, _ in nodes:
+            state.stored = state.id in stored
+            if state.meter is not None:
+                state.meter.proposed(admissions[state.id] if state.stored else None)
+        return began
+
     def _why_not(self, tx: Tx, owned: RunState) -> str | None:
         """Return why a run may not start another one, or None; what it says stays so until the commit."""
         lock = " FOR SHARE" if tx.dialect == "postgresql" else ""
@@ -91,10 +125,12 @@ class RunWriter:
         return None if row[2] is None else "cancelled"
 
     def _insert(self, tx: Tx, params: dict[str, Any]) -> bool:
-        if tx.execute(self._statements.insert_owned, params) == 1:
+        """Insert an owned run, or begin a graph node, whose row is there already."""
+        statements = self._statements
+        if tx.execute(statements.begin_node if params["kind"] == "node" else statements.insert_owned, params) == 1:
             params["inserted"] = True
             return True
-        row = tx.row("SELECT owner, epoch, created_at FROM apflow_tasks WHERE id = :id", params)
+        row = tx.row("SELECT owner, epoch, started_at FROM apflow_tasks WHERE id = :id", params)
         if row is None or "inserted" not in params:
             return False
         return (row[0], row[1]) == (params["owner"], params["epoch"]) and row[2] == params["now"]
@@ -128,7 +164,8 @@ class RunWriter:
             }
             missing = []
             fn = functools.partial(self._end_owned_in, state, params)
-            single = not state.open_children and state.saved is None and not self._announced(state)
+            more = state.open_children or state.at_end or state.kind == "tree" or state.saved is not None
+            single = not (more or self._announced(state))
         else:
             params = child_params(self._store, state, status)
             params["completed_at"] = params["now"]
@@ -148,6 +185,8 @@ class RunWriter:
                 state.stored, state.stored_as = True, params["status"]
             raise
         state.stored, state.stored_as = True, params["status"]
+        if state.kind == "node":
+            state.result = result
         self._mark_stored(missing)
         state.owned.open_children.discard(state.id)
         return None if params["status"] == status else self._overspent(state)
@@ -181,6 +220,10 @@ class RunWriter:
             return False
         if state.open_children:
             self._end_leftovers(state, params, tx)
+        if state.at_end is not None:
+            state.at_end(tx, params["status"])
+        if state.kind == "tree":  # Its key only keeps it from being executed twice at the same time.
+            tx.execute("UPDATE apflow_tasks SET run_key = NULL WHERE id = :id", params)
         if state.saved is not None and params["status"] == "completed":
             delete_in(tx, state.id)
         if self._announced(state):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import update_abstractmethods
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, overload
 
@@ -53,10 +54,15 @@ def executor_register(cls: E | None = None, /, *, id: str | None = None) -> E | 
     def register(kind: E) -> E:
         if not (isinstance(kind, type) and issubclass(kind, ExecutableTask)):
             raise TaskDefinitionError("@executor_register takes a subclass of ExecutableTask")
-        executor_id = _id_of(kind) if id is None else id
+        if id is not None:
+            setattr(kind, "id", check_name(id))  # noqa: B010 - mypy takes a property of the base for a method
+            update_abstractmethods(kind)
+        executor_id = _id_of(kind)
         place = f"{kind.__module__}.{kind.__qualname__}"
-        if missing := sorted(kind.__abstractmethods__ - {"id"} if id else kind.__abstractmethods__):
+        if missing := sorted(kind.__abstractmethods__):
             raise TaskDefinitionError(f"executor {executor_id!r} ({place}) lacks {', '.join(missing)}")
+        if not inspect.iscoroutinefunction(kind.execute):
+            raise TaskDefinitionError(f"executor {executor_id!r} ({place}): write `async def execute`")
         known = _registered.get(executor_id)
         if known is not None and known.place != place:
             raise DuplicateExecutorError(f"two executors have the id {executor_id!r}: {known.place} and {place}")

@@ -8,7 +8,7 @@ from apflow.errors import UserRequiredError
 from apflow.governance.meter import Meter
 
 if TYPE_CHECKING:
-    from apflow.context import RunState
+    from apflow.state import RunState
 
 
 def attach(state: RunState) -> Meter:

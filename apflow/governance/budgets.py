@@ -11,7 +11,7 @@ from apflow.governance.amounts import nano, whole
 from apflow.governance.books import numbered, placeholders
 from apflow.governance.statuses import DECISION_COLUMNS, decision, statuses
 from apflow.governance.untouched import insert_untouched, untouched
-from apflow.storage.repository import checked_id, created_between, where
+from apflow.storage.conditions import checked_id, created_between, where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from apflow.call import Call, CallNext
-    from apflow.context import RunState
     from apflow.errors import BudgetExhaustedError
     from apflow.governance.accounts import Account
     from apflow.governance.budget import Budget
     from apflow.governance.governor import Governor
     from apflow.governance.policy import CostPolicy
+    from apflow.state import RunState
     from apflow.storage.store import Tx
 
 T = TypeVar("T")

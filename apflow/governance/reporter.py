@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from apflow.governance.amounts import usd_of
 from apflow.governance.reports import csv_text, safe_cell
-from apflow.storage.repository import checked_id, created_between, where
+from apflow.storage.conditions import checked_id, created_between, where
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from apflow.context import current_state
 from apflow.errors import OutsideRunError
 from apflow.governance.amounts import amounts
 from apflow.governance.attach import meter_of
 from apflow.governance.reserving import Reservation
 from apflow.governance.usage import checked_usage
+from apflow.state import current_state
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from apflow.context import RunState
     from apflow.governance.usage import Usage
+    from apflow.state import RunState
 
 
 class ReportUsage:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
 from apflow.governance.amounts import usd_of
-from apflow.storage.repository import created_between, where
+from apflow.storage.conditions import created_between, where
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

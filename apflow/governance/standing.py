@@ -10,8 +10,8 @@ from apflow.governance.untouched import needs_no_row
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from apflow.context import RunState
     from apflow.governance.accounts import Account
+    from apflow.state import RunState
 
 
 class Standing:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apflow.durability.ownership import is_gone
 from apflow.governance.books import Books, numbered, placeholders
 from apflow.governance.decisions import Expiry, write_down_expiry
+from apflow.storage.owners import is_gone
 from apflow.storage.statements import Statements, lease_params
 
 if TYPE_CHECKING:

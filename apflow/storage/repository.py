@@ -1,33 +1,52 @@
-"""Rows of `apflow_tasks` as objects: read, listed and updated alike on both databases."""
+"""Rows of `apflow_tasks` as objects: made, read, listed, updated and deleted alike on both databases."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
-from functools import cache, partial
+import uuid
 from typing import TYPE_CHECKING, Any
 
-from apflow.storage.statements import moment
+from apflow.errors import TaskFrozenError, TaskTreeError
+from apflow.storage.conditions import (
+    NODE,
+    among,
+    checked_id,
+    chunks,
+    filtered,
+    ordered,
+)
+from apflow.storage.deletion import Deletion
+from apflow.storage.dependents import dependents_of
+from apflow.storage.task_rows import checked_text, models, selected, stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
-    from sqlalchemy.types import TypeEngine
+    from typing_extensions import Unpack
 
-    from apflow.storage.store import Store
+    from apflow.storage.conditions import TaskFilters
+    from apflow.storage.store import Row, Store, Tx
     from apflow.storage.tables import TaskModel
 
 #: More rows than any database has.
 _ALL = 1 << 62
-_LARGEST_INTEGER = 2**31 - 1
-#: As the databases round, whatever the program has set.
-_ROUNDING = Context(prec=60, rounding=ROUND_HALF_UP)
+_NOT_FROZEN = "(origin_type IS NULL OR origin_type <> 'archive')"
+#: What a new task has unless it is told otherwise. None is "not said", where the database would fill something in.
+_NEW: dict[str, Any] = {
+    "kind": "node",
+    "epoch": 0,
+    "status": "pending",
+    "priority": 2,
+    "progress": 0,
+    "has_children": False,
+    "attempt_count": 0,
+    "max_attempts": None,
+    "backoff_strategy": None,
+    "backoff_base_seconds": None,
+}
 
 
 class TaskRepository:
-    """The tasks of one database: every run is one.
+    """The tasks of one database: every run is one, and so is every node of a task tree.
 
     Args:
         store: What `create_session(url)` returns.
@@ -39,6 +58,8 @@ class TaskRepository:
     def __init__(self, store: Store) -> None:
         self.store = store
 
+    # -- one task --------------------------------------------------------------------------------------------
+
     async def get_task_by_id(self, task_id: str) -> TaskModel | None:
         """Return the task, or None when there is none with this id.
 
@@ -46,8 +67,48 @@ class TaskRepository:
             ValueError: `task_id` is no text that a database takes.
             StorageError: The database failed.
         """
-        found = await self._query("WHERE id = :id", {"id": _text(task_id, "task_id")})
+        found = await self._query("WHERE id = :id", {"id": checked_text(task_id, "task_id")})
         return found[0] if found else None
+
+    async def create_task(self, **columns: Any) -> TaskModel:
+        """Store one more task and return it. `TaskCreator` makes trees of them, and looks at how they hang together.
+
+        Args:
+            columns: Its values, `name` at least; see `update_task`. Without an `id` it gets a new one, without a
+                `task_tree_id` the tree of the task that it is inside, or one of its own. It is a node that waits to be
+                begun: of kind `node`, status `pending` and priority 2, unless these are given.
+
+        Raises:
+            TaskTreeError: There is a task with this id.
+            ValueError: A column is unknown or cannot hold the value; the text names the column.
+            StorageError: Nothing was stored.
+        """
+        now = self.store.clock.now()
+        values = _NEW | {"id": str(uuid.uuid4()), "name": None, "created_at": now, "updated_at": now} | columns
+        checked_id("id", values["id"])
+        if values.get("task_tree_id") is None:
+            values["task_tree_id"] = None if values.get("parent_id") else values["id"]
+        params = {name: stored(self.store, name, value) for name, value in values.items()}
+        sql = (
+            f"INSERT INTO apflow_tasks ({', '.join(params)}) VALUES ({', '.join(f':{name}' for name in params)}) "
+            "ON CONFLICT (id) DO NOTHING"
+        )
+        inserted = False
+
+        def insert(tx: Tx) -> Row | None:
+            nonlocal inserted
+            if params["task_tree_id"] is None:
+                tree = tx.row("SELECT COALESCE(task_tree_id, id) FROM apflow_tasks WHERE id = :parent_id", params)
+                params["task_tree_id"] = None if tree is None else tree[0]
+            if tx.execute(sql, params) != 1 and not inserted:
+                return None
+            inserted = True  # If the answer of the commit is lost, the row is found to be there.
+            return tx.row(f"SELECT {selected()} FROM apflow_tasks WHERE id = :id", params)
+
+        row = await self.store.write(insert)
+        if row is None:
+            raise TaskTreeError(f"there is a task {params['id']} already", [params["id"]])
+        return models([row])[0]
 
     async def update_task(self, task_id: str, **columns: Any) -> bool:
         """Set columns of a task, and `updated_at` unless it is among them.
@@ -63,54 +124,65 @@ class TaskRepository:
             Whether there is such a task.
 
         Raises:
+            TaskFrozenError: It is archived.
             ValueError: A column is unknown or is `id`, or cannot hold the value; the text names the column.
             StorageError: Nothing was stored.
         """
-        values = {"updated_at": self.store.clock.now()} | columns
-        params = {name: self._stored(name, value) for name, value in values.items()}
-        changes = ", ".join(f"{name} = :{name}" for name in params)
-        params["task_id"] = _text(task_id, "task_id")
-        sql = f"UPDATE apflow_tasks SET {changes} WHERE id = :task_id"
-        return await self.store.write(lambda tx: tx.execute(sql, params), single=True) > 0
-
-    def _stored(self, name: str, value: Any) -> Any:
-        column = _columns().get(name)
-        if column is None:
-            raise ValueError(f"{name!r} is no column of apflow_tasks; known are: {', '.join(_columns())}")
-        if name == "id":
+        if "id" in columns:
             raise ValueError("id cannot be changed")
-        if value is None:
-            if not column.nullable:
-                raise ValueError(f"{name} must have a value")
-            return None
-        stored = column.write(value, name)
-        return self.store.timestamp(stored) if isinstance(stored, datetime) else stored
+        values = {"updated_at": self.store.clock.now()} | columns
+        params = {name: stored(self.store, name, value) for name, value in values.items()}
+        changes = ", ".join(f"{name} = :{name}" for name in params)
+        params["task_id"] = checked_text(task_id, "task_id")
+        sql = f"UPDATE apflow_tasks SET {changes} WHERE id = :task_id AND {_NOT_FROZEN}"
+        counts: list[int] = []
+        await self.store.write(lambda tx: counts.append(tx.execute(sql, params)), single=True)
+        # If the answer of the commit was lost, it was done again: of the two, the first has archived it.
+        if any(counts):
+            return True
+        found = "SELECT 1 FROM apflow_tasks WHERE id = :task_id AND origin_type = 'archive'"
+        if await self.store.read(lambda tx: tx.row(found, {"task_id": task_id})) is not None:
+            raise TaskFrozenError(f"task {task_id} is archived and stays as it is; copy it to change the copy")
+        return False
+
+    async def delete_task(self, task_id: str, *, cascade: bool = False) -> int:
+        """Delete a task with the runs of its own function, and return how many rows of tasks and runs that were.
+
+        What was used stays in the reports.
+
+        Args:
+            task_id: The task.
+            cascade: Delete the tasks inside it too, and all those that depend on one of these or link to it, and so
+                on; archived ones as well.
+
+        Raises:
+            RunNotFoundError: There is no such task.
+            RunActiveError: Something that would go is running. Cancel it first.
+            TaskInUseError: Without `cascade`: other tasks are inside it, depend on it or link to it.
+            TaskFrozenError: Without `cascade`: it is archived.
+            ValueError: `task_id` is no text that a database takes.
+            StorageError: Nothing was deleted.
+        """
+        return await self.store.write(Deletion(self.store, checked_text(task_id, "task_id"), cascade=cascade))
+
+    # -- lists -----------------------------------------------------------------------------------------------
 
     async def list_tasks(
         self,
         *,
-        user_id: str | None = None,
-        name: str | None = None,
-        status: str | None = None,
-        parent_id: str | None = None,
-        task_tree_id: str | None = None,
-        start_time: datetime | None = None,
-        end_time: datetime | None = None,
+        order_by: str = "-created_at",
         limit: int | None = None,
         offset: int = 0,
+        **filters: Unpack[TaskFilters],
     ) -> list[TaskModel]:
         """Return the tasks that are all of what is given, the newest first.
 
         Args:
-            user_id: Of this user.
-            name: Of this name.
-            status: `pending`, `in_progress`, `completed`, `failed` or `cancelled`.
-            parent_id: Directly inside this one.
-            task_tree_id: In the tree of this root.
-            start_time: Created then or later; aware.
-            end_time: Created then or earlier; aware.
+            order_by: `created_at`, `updated_at`, `priority` or `name`, then `id`; with `-` before it the other way
+                round. Tasks without a value there come last.
             limit: How many at most, at least 1; None is all.
             offset: How many to skip, at least 0.
+            filters: See `TaskFilters`.
 
         Raises:
             ValueError: A value is out of its range.
@@ -118,190 +190,98 @@ class TaskRepository:
         """
         if (limit is not None and limit < 1) or offset < 0:
             raise ValueError(f"limit must be at least 1 and offset at least 0, got {limit} and {offset}")
-        conditions, params = created_between(self.store, start_time, end_time)
-        wanted = {"user_id": user_id, "name": name, "status": status, "parent_id": parent_id}
-        for column, value in (wanted | {"task_tree_id": task_tree_id}).items():
-            if value is not None:
-                conditions.append(f"{column} = :{column}")
-                params[column] = _text(value, column)
+        conditions, params = filtered(self.store, filters)
+        order = ordered(self.store.dialect, order_by)
         params |= {"limit": _ALL if limit is None else limit, "offset": offset}
-        order = "ORDER BY created_at DESC NULLS LAST, id DESC LIMIT :limit OFFSET :offset"
-        return await self._query(f"{where(conditions)} {order}", params)
+        return await self._query(f"{conditions} {order} LIMIT :limit OFFSET :offset", params)
+
+    async def count_tasks(self, **filters: Unpack[TaskFilters]) -> int:
+        """Return how many tasks are all of what is given; see `TaskFilters`.
+
+        Raises:
+            ValueError: A value is out of its range.
+            StorageError: The database failed.
+        """
+        conditions, params = filtered(self.store, filters)
+        row = await self.store.read(lambda tx: tx.row(f"SELECT COUNT(*) FROM apflow_tasks {conditions}", params))
+        return 0 if row is None else int(row[0])
+
+    async def count_by_status(self, **filters: Unpack[TaskFilters]) -> dict[str, int]:
+        """Return how many tasks that are all of what is given have each status; those that none has are left out.
+
+        Raises:
+            ValueError: A value is out of its range.
+            StorageError: The database failed.
+        """
+        conditions, params = filtered(self.store, filters)
+        sql = f"SELECT status, COUNT(*) FROM apflow_tasks {conditions} GROUP BY status ORDER BY status"
+        rows = await self.store.read(lambda tx: tx.rows(sql, params))
+        return {status: int(count) for status, count in rows if status is not None}
+
+    async def get_tasks_by_ids(self, ids: Iterable[str]) -> dict[str, TaskModel]:
+        """Return the tasks with these ids, in the order of the ids; those that do not exist are left out.
+
+        Raises:
+            ValueError: An id is no text that a database takes.
+            StorageError: The database failed.
+        """
+        wanted = list(dict.fromkeys(checked_text(one, "ids") for one in ids))
+        found = {task.id: task for task in models(await self.store.read(lambda tx: self._rows_of(tx, wanted)))}
+        return {one: found[one] for one in wanted if one in found}
+
+    # -- relatives -------------------------------------------------------------------------------------------
+
+    async def get_children(self, task_id: str) -> list[TaskModel]:
+        """Return the tasks directly inside this one, in the order in which they were given to apflow.
+
+        Runs that its function started are not among them: `list_tasks(parent_id=...)` has both.
+
+        Raises:
+            ValueError: `task_id` is no text that a database takes.
+            StorageError: The database failed.
+        """
+        params = {"id": checked_text(task_id, "task_id")}
+        return await self._query(f"WHERE parent_id = :id AND {NODE} {self._by_age}", params)
+
+    async def get_tree(self, task_id: str) -> list[TaskModel]:
+        """Return all tasks of the tree that this one is in, in the order in which they were given to apflow.
+
+        Returns:
+            The tasks; none when there is no task with this id.
+
+        Raises:
+            ValueError: `task_id` is no text that a database takes.
+            StorageError: The database failed.
+        """
+        params = {"id": checked_text(task_id, "task_id")}
+        tree = "(SELECT COALESCE(task_tree_id, id) FROM apflow_tasks WHERE id = :id)"
+        return await self._query(f"WHERE (task_tree_id = {tree} OR id = {tree}) AND {NODE} {self._by_age}", params)
+
+    async def get_dependents(self, task_id: str) -> list[TaskModel]:
+        """Return the tasks whose `dependencies` name this one: those of its own tree first, then by age.
+
+        Raises:
+            ValueError: `task_id` is no text that a database takes.
+            StorageError: The database failed.
+        """
+        wanted = checked_text(task_id, "task_id")
+
+        def dependents(tx: Tx) -> tuple[list[str], list[Row]]:
+            ids = dependents_of(tx, wanted)
+            return ids, self._rows_of(tx, ids)
+
+        ids, rows = await self.store.read(dependents)
+        found = {task.id: task for task in models(rows)}
+        return [found[one] for one in ids if one in found]
+
+    @property
+    def _by_age(self) -> str:
+        return ordered(self.store.dialect, "created_at")
+
+    def _rows_of(self, tx: Tx, ids: Iterable[str]) -> list[Row]:
+        sql = f"SELECT {selected()} FROM apflow_tasks WHERE {among(tx.dialect, 'id')}"
+        return [row for chunk in chunks(tx.dialect, ids) for row in tx.rows(sql, {"chunk": chunk})]
 
     async def _query(self, tail: str, params: dict[str, Any]) -> list[TaskModel]:
-        from apflow.storage.tables import TaskModel
-
-        columns = _columns()
-        sql = f"SELECT {', '.join(columns)} FROM apflow_tasks {tail}"
-        rows = await self.store.read(lambda tx: tx.rows(sql, params))
-        return [TaskModel(**_values(columns, row)) for row in rows]
-
-
-# -- conditions ----------------------------------------------------------------------------------------------
-
-
-def checked_id(field: str, value: object) -> str:
-    """Return an id that a caller gave.
-
-    Raises:
-        ValueError: It is empty, blank or no text, or has a NUL, which no database takes; the text names `field`.
-    """
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError(f"{field} must be a non-empty string without NUL")
-    return value
-
-
-def where(conditions: list[str]) -> str:
-    """Return the clause for conditions that all have to hold; nothing when there are none."""
-    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
-
-
-def created_between(
-    store: Store, start: datetime | None, end: datetime | None, *, end_inside: bool = True
-) -> tuple[list[str], dict[str, Any]]:
-    """Return the conditions that `created_at` is within bounds, and their parameters.
-
-    Args:
-        store: Where they will be asked.
-        start: The first moment inside; aware. None is no bound.
-        end: The last moment inside, called `end_time`; or the first one outside, called `until`.
-        end_inside: Which of the two `end` is. `start` is called `start_time` or `since`.
-
-    Raises:
-        ValueError: A time has no zone, or the end is before the start; the text names them.
-    """
-    first, last = ("start_time", "end_time") if end_inside else ("since", "until")
-    times = {name: _utc(value, name) for name, value in ((first, start), (last, end)) if value is not None}
-    if len(times) > 1 and times[last] < times[first]:
-        raise ValueError(f"{last} must not be before {first}")
-    signs = {first: ">=", last: "<=" if end_inside else "<"}
-    params = {name: store.timestamp(time) for name, time in times.items()}
-    if store.dialect == "sqlite":
-        # Text without a fraction of a second, which SQLite's own clock writes, sorts before the same with one.
-        params = {name: text if signs[name] == "<=" else text.removesuffix(".000000") for name, text in params.items()}
-    return [f"created_at {signs[name]} :{name}" for name in params], params
-
-
-# -- columns -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """How the values of a column leave the database, and how they enter it. Neither meets None.
-
-    Attributes:
-        read: Takes what the driver returned.
-        write: Takes a value and the column's name; raises ValueError when it cannot be stored.
-        nullable: Whether None may be stored.
-    """
-
-    read: Callable[[Any], Any]
-    write: Callable[[Any, str], Any]
-    nullable: bool
-
-
-@cache
-def _columns() -> dict[str, _Column]:
-    from apflow.storage.tables import metadata
-
-    table = metadata.tables["apflow_tasks"]
-    return {column.name: _Column(*_converters(column.type), bool(column.nullable)) for column in table.columns}
-
-
-def _converters(kind: TypeEngine[Any]) -> tuple[Callable[[Any], Any], Callable[[Any, str], Any]]:
-    """Return how to read and to write what a column of this type has."""
-    from sqlalchemy import JSON, Boolean, Integer, Numeric, String
-
-    from apflow.storage.column_types import JsonValue, UtcDateTime
-
-    if isinstance(kind, UtcDateTime):
-        return _read_time, _utc
-    if isinstance(kind, JsonValue):
-        return _read_json, _json
-    if isinstance(kind, JSON):
-        return _read_json, _json_tree
-    if isinstance(kind, Numeric):
-        precision, scale = kind.precision or 0, kind.scale or 0
-        return partial(_read_decimal, scale=scale), partial(_decimal, precision=precision, scale=scale)
-    if isinstance(kind, Boolean):
-        return bool, _flag
-    if isinstance(kind, Integer):
-        return int, _integer
-    assert isinstance(kind, String)
-    return str, partial(_text, longest=kind.length)
-
-
-def _values(columns: dict[str, _Column], row: tuple[Any, ...]) -> dict[str, Any]:
-    pairs = zip(columns.items(), row, strict=True)
-    return {name: None if value is None else column.read(value) for (name, column), value in pairs}
-
-
-def _read_time(value: Any) -> datetime:
-    time = moment(value)
-    assert time is not None
-    return time.astimezone(UTC)
-
-
-def _read_json(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _read_decimal(value: Any, scale: int) -> Decimal:
-    return Decimal(str(value)).quantize(Decimal(1).scaleb(-scale), context=_ROUNDING)
-
-
-def _utc(value: Any, name: str) -> datetime:
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise ValueError(f"{name} must be a time with a zone, for example datetime.now(UTC)")
-    return value.astimezone(UTC)
-
-
-def _json(value: Any, name: str) -> str:
-    """Return JSON that stands for exactly this value: no tuples, no keys but text, no infinity."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        same = json.loads(text) == value
-    except (TypeError, ValueError, RecursionError):
-        same, text = False, ""
-    if not same:
-        raise ValueError(f"{name} must be what JSON carries: dicts with text as keys, lists, text, numbers, bool, None")
-    return text
-
-
-def _json_tree(value: Any, name: str) -> str:
-    if not isinstance(value, dict | list):
-        raise ValueError(f"{name} must be a dict or a list, got a value of type {type(value).__name__}")
-    return _json(value, name)
-
-
-def _decimal(value: Any, name: str, precision: int, scale: int) -> str:
-    limit = Decimal(10) ** (precision - scale)
-    try:
-        number = limit if isinstance(value, bool) else Decimal(str(value))
-    except InvalidOperation:
-        number = limit
-    if number.is_finite() and number.copy_abs() < limit:
-        number = number.quantize(Decimal(1).scaleb(-scale), context=_ROUNDING)
-    if not number.is_finite() or number.copy_abs() >= limit:
-        raise ValueError(f"{name} must be a number between -{limit} and {limit}, both left out")
-    return f"{number:f}"
-
-
-def _flag(value: Any, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got a value of type {type(value).__name__}")
-    return value
-
-
-def _integer(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _LARGEST_INTEGER:
-        raise ValueError(f"{name} must be a whole number of at most {_LARGEST_INTEGER}, positive or negative")
-    return value
-
-
-def _text(value: Any, name: str, longest: int | None = None) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise ValueError(f"{name} must be text without NUL")
-    if longest is not None and len(value) > longest:
-        raise ValueError(f"{name} must have at most {longest} characters, got {len(value)}")
-    return value
+        sql = f"SELECT {selected()} FROM apflow_tasks {tail}"
+        return models(await self.store.read(lambda tx: tx.rows(sql, params)))

@@ -86,6 +86,17 @@ _INSERT_OWNED = f"""
 INSERT INTO apflow_tasks ({", ".join(OWNED_VALUES)}) VALUES ({", ".join(OWNED_VALUES.values())})
 ON CONFLICT DO NOTHING"""
 
+#: What a node's row was created with is not overwritten by what its task says, which may say something else the next
+#: time; but the tokens that it may use are what others go by. Rows of version 1 have no kind, and may have no status.
+_BEGIN_NODE = """
+UPDATE apflow_tasks SET status = 'in_progress', owner = :owner, epoch = :epoch, lease_expires_at = {lease},
+  started_at = :now, updated_at = :now, recoveries = 0, recovered_at = NULL,
+  attempt_count = 0, kind = 'node', task_version = :task_version, origin = :origin, named = :named,
+  accepted = :accepted, checkpoint = :checkpoint, options = :options{json},
+  token_budget = COALESCE(token_budget, :token_budget),
+  estimated_cost_usd = COALESCE(estimated_cost_usd, :estimated_cost_usd)
+WHERE id = :id AND COALESCE(status, 'pending') = 'pending' AND COALESCE(epoch, 0) = :epoch - 1"""
+
 _UPSERT_CHILD_TAIL = """
 ON CONFLICT (id) DO UPDATE SET status = excluded.status, result = excluded.result, error = excluded.error,
   error_info = excluded.error_info, attempt_count = excluded.attempt_count,
@@ -116,12 +127,13 @@ UPDATE apflow_tasks SET lease_expires_at = NULL, updated_at = :now
 WHERE id = :id AND epoch = :epoch AND status = 'in_progress'"""
 
 _CLAIM = """
-UPDATE apflow_tasks SET max_attempts = :max_attempts, accepted = :accepted,
-  status = 'in_progress', epoch = epoch + 1, owner = :owner, lease_expires_at = {lease},
+UPDATE apflow_tasks SET accepted = :accepted,
+  max_attempts = CASE WHEN kind = 'node' THEN max_attempts ELSE :max_attempts END,
+  status = 'in_progress', epoch = COALESCE(epoch, 0) + 1, owner = :owner, lease_expires_at = {lease},
   recoveries = :recoveries, recovered_at = :recovered_at, updated_at = :now, completed_at = NULL,
   error = NULL, error_info = NULL,
   cancel_requested_at = CASE WHEN status = 'in_progress' THEN cancel_requested_at END
-WHERE id = :id AND epoch = :seen_epoch AND status = :seen_status
+WHERE id = :id AND COALESCE(epoch, 0) = :seen_epoch AND status = :seen_status
   AND (status <> 'in_progress' OR lease_expires_at IS NULL OR lease_expires_at < {now} OR owner = :dead_owner)"""
 
 _ATTEMPT_OWNED = """
@@ -157,6 +169,7 @@ class Statements:
 
     dialect: Dialect
     insert_owned: str
+    begin_node: str
     fence: str | None
     upsert_child: str
     end_owned: str
@@ -176,6 +189,7 @@ class Statements:
         lease = "clock_timestamp() + make_interval(secs => :lease_seconds)" if store.database_clock else ":lease"
         texts = {
             "insert_owned": _INSERT_OWNED,
+            "begin_node": _BEGIN_NODE,
             "upsert_child": _UPSERT_CHILD_POSTGRES if postgres else _UPSERT_CHILD_SQLITE,
             "end_owned": _END_OWNED,
             "release": _RELEASE,

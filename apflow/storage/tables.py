@@ -7,7 +7,7 @@ Tests hold the three equal. The hot path does not import this module: it has pla
 from __future__ import annotations
 
 import uuid
-from datetime import datetime  # noqa: TC003 - pydantic reads the annotations
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -57,6 +57,20 @@ _PARTIAL = (
     "schedule_enabled",
     "next_run_at",
 )
+
+
+_SHOWN = (
+    *("id", "name", "status", "inputs", "params", "schemas", "dependencies", "parent_id", "task_tree_id", "priority"),
+    *("result", "error", "progress", "token_usage", "token_budget", "actual_cost_usd", "estimated_cost_usd"),
+    *("cost_policy", "attempt_count", "max_attempts", "created_at", "started_at", "updated_at", "completed_at"),
+    *("has_children", "origin_type", "original_task_id", "user_id", "model"),
+)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return float(value) if isinstance(value, Decimal) else value
 
 
 class TaskModel(Base, table=True):
@@ -140,6 +154,13 @@ class TaskModel(Base, table=True):
     cancel_requested_at: datetime | None = column(UtcDateTime())
     error_info: dict[str, Any] | None = column(JSON(none_as_null=True))
     model: str | None = column(String(255))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what callers want to know of it, ready for JSON: times in ISO format, Decimals as floats.
+
+        Who holds it, and where its errors were raised, stays out.
+        """
+        return {name: _plain(getattr(self, name)) for name in _SHOWN}
 
 
 class TaskCheckpointModel(Base, table=True):

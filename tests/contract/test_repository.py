@@ -68,6 +68,16 @@ async def test_a_row_becomes_an_object_of_python_values(tasks: TaskRepository, s
     assert (task.error, task.schemas, task.parent_id, task.completed_at, task.estimated_cost_usd) == (None,) * 5
 
 
+async def test_what_was_read_can_be_used_as_if_it_had_been_made(tasks: TaskRepository, store: Store) -> None:
+    await add_task(store, "a", inputs='{"pages": []}')
+    task = await loaded(tasks)
+    made = TaskModel(**task.model_dump())
+    assert task == made
+    assert task.model_dump(exclude_unset=True) == made.model_dump(exclude_unset=True)
+    task.name = "other"
+    assert (task.name, task.model_copy().name, task == made) == ("other", "other", False)
+
+
 async def test_what_the_database_filled_in_is_read(tasks: TaskRepository, store: Store) -> None:
     await insert(store, "apflow_tasks", id="a", name="work")
     task = await loaded(tasks)

@@ -36,7 +36,7 @@ from apflow.options import Options, TaskDefinition
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apflow.context import RunState
+    from apflow.state import RunState
 
 CLOSED, OPEN, HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 

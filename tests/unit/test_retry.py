@@ -30,7 +30,7 @@ from apflow.options import Options, TaskDefinition
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from apflow.context import RunState
+    from apflow.state import RunState
 
 pytestmark = pytest.mark.anyio
 

@@ -1,0 +1,152 @@
+"""Rows of graph nodes as the engine reads them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from apflow.durability.nodes import chunks
+from apflow.engine.plan import NORMAL, Node
+from apflow.errors import RunNotFoundError, TaskFrozenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from apflow.storage.store import Tx
+
+#: Rows made by version 1 have no kind.
+NODES = "(kind = 'node' OR kind IS NULL)"
+_GRAPH = "id, parent_id, priority, dependencies, status, epoch, task_tree_id, origin_type"
+_DETAILS = (
+    "id, name, inputs, params, schemas, user_id, token_budget, cost_policy, max_attempts, backoff_strategy, "
+    "backoff_base_seconds"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a node runs. `executor` is its id; the rest is as the task dictionary had it."""
+
+    id: str
+    inputs: dict[str, Any]
+    params: dict[str, Any]
+    executor: str
+    user: str | None
+    token_budget: int | None
+    cost_policy: str | None
+    max_attempts: int | None
+    backoff_strategy: str | None
+    backoff_base_seconds: float | None
+
+
+def load_scope(tx: Tx, task_id: str) -> list[Node]:
+    """Return what executing a task takes: it, what is inside it, and what those depend on and did not complete.
+
+    Raises:
+        RunNotFoundError: There is no such node.
+        TaskFrozenError: It is archived.
+    """
+    target = tx.row(f"SELECT {_GRAPH} FROM apflow_tasks WHERE id = :id AND {NODES}", {"id": task_id})
+    if target is None:
+        raise RunNotFoundError(task_id)
+    if target[7] == "archive":
+        raise TaskFrozenError(f"task {task_id} is archived; copy it with TaskCreator.from_copy and execute the copy")
+    rows = {target[0]: target}
+    tree = f"SELECT {_GRAPH} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES} ORDER BY created_at, id"
+    rows.update((row[0], row) for row in tx.rows(tree, {"tree": target[6]}))
+    wanted = _inside(rows, task_id)
+    fresh = list(wanted)
+    while fresh:
+        needed = {one for row in fresh for one, _ in needs_of(rows[row][3])} - wanted
+        rows.update((row[0], row) for row in _rows(tx, _GRAPH, sorted(needed - rows.keys())))
+        fresh = [one for one in needed if one in rows and rows[one][4] != "completed"]
+        wanted.update(fresh)
+    return [_node(row, place) for place, row in enumerate(row for one, row in rows.items() if one in wanted)]
+
+
+def _inside(rows: dict[str, Any], task_id: str) -> set[str]:
+    children: dict[str, list[str]] = {}
+    for row in rows.values():
+        if row[1] is not None:
+            children.setdefault(row[1], []).append(row[0])
+    order = [task_id]
+    for one in order:
+        order.extend(children.get(one, ()))
+    return set(order)
+
+
+def _node(row: tuple[Any, ...], position: int) -> Node:
+    one, parent, priority, dependencies, status, epoch, tree, _ = row
+    return Node(
+        id=one,
+        position=position,
+        parent_id=parent,
+        priority=NORMAL if priority is None else priority,
+        needs=needs_of(dependencies),
+        status=status or "pending",
+        epoch=epoch or 0,
+        root_id=tree or one,
+    )
+
+
+def needs_of(dependencies: Any) -> tuple[tuple[str, bool], ...]:
+    """Return ids and whether they are required, of `[{"id", "required"}]` or `["id"]`."""
+    found = _json(dependencies) or []
+    return tuple(
+        (one, True) if isinstance(one, str) else (one["id"], one.get("required", True) is not False) for one in found
+    )
+
+
+def load_details(tx: Tx, ids: Sequence[str]) -> dict[str, Details]:
+    """Return what these nodes run, by id."""
+    found = {}
+    for row in _rows(tx, _DETAILS, ids):
+        one, name, inputs, params, schemas, user, token_budget, cost_policy, max_attempts, strategy, base = row
+        found[one] = Details(
+            id=one,
+            inputs=_json(inputs) or {},
+            params=_json(params) or {},
+            executor=_executor(name, schemas),
+            user=user,
+            token_budget=token_budget,
+            cost_policy=cost_policy,
+            max_attempts=max_attempts,
+            backoff_strategy=strategy,
+            backoff_base_seconds=None if base is None else float(base),
+        )
+    return found
+
+
+def results_in(tx: Tx, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """Return status and result, as JSON text, of these nodes by id; a link has the result of what it refers to."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for names, params in chunks(ids):
+        sql = (
+            "SELECT n.id, n.status, CAST(CASE WHEN n.origin_type = 'link' THEN o.result ELSE n.result END AS TEXT) "
+            "FROM apflow_tasks n LEFT JOIN apflow_tasks o ON n.origin_type = 'link' AND o.id = n.original_task_id "
+            f"WHERE n.id IN ({names})"
+        )
+        found.update((one, (status, text)) for one, status, text in tx.rows(sql, params))
+    return found
+
+
+def executors_of(tx: Tx, tree_id: str) -> list[str]:
+    """Return the ids of the executors that a tree names, sorted."""
+    schemas = "CAST(schemas AS TEXT)"
+    sql = f"SELECT DISTINCT name, {schemas} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES}"
+    return sorted({_executor(name, text) for name, text in tx.rows(sql, {"tree": tree_id})})
+
+
+def _executor(name: str, schemas: Any) -> str:
+    method = (_json(schemas) or {}).get("method")
+    return method if isinstance(method, str) and method else name
+
+
+def _rows(tx: Tx, columns: str, ids: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    for names, params in chunks(ids):
+        yield from tx.rows(f"SELECT {columns} FROM apflow_tasks WHERE id IN ({names}) ORDER BY created_at, id", params)
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value

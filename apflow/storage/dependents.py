@@ -1,0 +1,50 @@
+"""Who depends on a task: `dependencies` read backwards. No index helps, so the database looks at every task's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from apflow.storage.conditions import NODE, by_code_points
+
+if TYPE_CHECKING:
+    from apflow.storage.store import Tx
+
+_TEXT = "CAST(dependencies AS TEXT)"
+
+
+def dependents_of(tx: Tx, task_id: str) -> list[str]:
+    """Return the ids of the tasks whose `dependencies` name this one: those of its own tree first, then by age."""
+    position = "strpos" if tx.dialect == "postgresql" else "instr"
+    tree = "(SELECT COALESCE(task_tree_id, id) FROM apflow_tasks WHERE id = :id)"
+    rows = tx.rows(
+        f"SELECT id, {_TEXT} FROM apflow_tasks WHERE {NODE} AND dependencies IS NOT NULL "
+        f"AND ({position}({_TEXT}, :plain) > 0 OR {position}({_TEXT}, :escaped) > 0) "
+        f"ORDER BY CASE WHEN COALESCE(task_tree_id, id) = {tree} THEN 0 ELSE 1 END, created_at NULLS LAST, "
+        f"id{by_code_points(tx.dialect)}",
+        # As apflow writes it, and as other programs do, which write ASCII only.
+        {"id": task_id, "plain": json.dumps(task_id, ensure_ascii=False), "escaped": json.dumps(task_id)},
+    )
+    return [one for one, dependencies in rows if task_id in _needed(dependencies)]
+
+
+def all_dependents(tx: Tx) -> dict[str, list[str]]:
+    """Return the ids of the tasks that depend on each task which is depended on: one query, however deep they go."""
+    sql = f"SELECT id, {_TEXT} FROM apflow_tasks WHERE {NODE} AND dependencies IS NOT NULL AND {_TEXT} <> '[]'"
+    found: dict[str, list[str]] = {}
+    for one, dependencies in tx.rows(sql):
+        for needed in _needed(dependencies):
+            found.setdefault(needed, []).append(one)
+    return found
+
+
+def _needed(dependencies: str) -> set[str]:
+    """Return the ids that `dependencies` names: its entries are ids, or objects with an `id`."""
+    try:
+        entries = json.loads(dependencies)
+    except ValueError:  # Another program wrote it; only reading that very task has to fail.
+        return set()
+    if not isinstance(entries, list):
+        return set()
+    named = (entry.get("id") if isinstance(entry, dict) else entry for entry in entries)
+    return {one for one in named if isinstance(one, str)}
