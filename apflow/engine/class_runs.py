@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import functools
 import inspect
 import logging
@@ -107,7 +108,7 @@ class _Keeper:
             state = self._executor.get_checkpoint()
             if state is not None and state != self._last:
                 await self._context.checkpoint(state, step=self._executor.id)
-                self._last = state
+                self._last = copy.deepcopy(state)  # it may be the very object that `execute` goes on changing
         except (RunError, StorageError) as error:
             logger.info("a checkpoint of %s was not stored: %s", self._executor.id, type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the work goes on without it

@@ -132,9 +132,9 @@ def results_in(tx: Tx, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
 
 
 def executors_of(tx: Tx, tree_id: str) -> list[str]:
-    """Return the ids of the executors that a tree names, sorted."""
-    schemas = "CAST(schemas AS TEXT)"
-    sql = f"SELECT DISTINCT name, {schemas} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES}"
+    """Return the ids of the executors that a tree still needs, sorted."""
+    columns, left = "name, CAST(schemas AS TEXT)", "status <> 'completed'"
+    sql = f"SELECT DISTINCT {columns} FROM apflow_tasks WHERE task_tree_id = :tree AND {left} AND {NODES}"
     return sorted({_executor(name, text) for name, text in tx.rows(sql, {"tree": tree_id})})
 
 

@@ -9,9 +9,10 @@ from apflow.calls import prepare
 from apflow.definition import TREE
 from apflow.durability.replay import new_run_id, word
 from apflow.engine.cancelling import cancel_dependents
+from apflow.engine.executors import known_here
 from apflow.engine.loading import NODES, executors_of, results_in
 from apflow.engine.tree_run import DEFINITION
-from apflow.errors import RunNotFoundError, TaskFrozenError
+from apflow.errors import ExecutorNotFoundError, FencedError, RunNotFoundError, TaskFrozenError
 from apflow.options import Options
 from apflow.runtime import Runtime, runtime_over
 from apflow.submission import submit_call
@@ -86,6 +87,7 @@ class TaskManager:
         Raises:
             RunNotFoundError: There is no such task.
             TaskFrozenError: It is archived.
+            ExecutorNotFoundError: This process does not know an executor that its tree still needs; nothing runs.
             RunCancelledError: The execution itself was cancelled.
             RunInterruptedError: It was handed back before its end, because the runtime was left.
             StorageError: The database failed; the tree is carried on later.
@@ -93,7 +95,11 @@ class TaskManager:
         runtime = self.runtime
         await runtime.ready()
         if not await self.store.read(lambda tx: _is_settled(tx, task_id)):
-            await (await self._start(runtime, task_id))
+            run = await self._start(runtime, task_id)
+            try:
+                await run
+            except FencedError:  # this process stood still for longer than its lease: another one carries it on
+                await runtime.background.join(run.id, DEFINITION)
         return await self.store.read(lambda tx: _outcome(tx, task_id))
 
     async def distribute_task_tree(self, tree: TaskTreeNode) -> TaskTreeNode:
@@ -109,6 +115,11 @@ class TaskManager:
 
     async def _start(self, runtime: Runtime, task_id: str) -> Run[Any]:
         tree_id, executors = await self.store.read(lambda tx: _tree(tx, task_id))
+        if missing := [one for one in executors if not known_here(one)]:
+            raise ExecutorNotFoundError(
+                f"this process does not know {', '.join(map(repr, missing))}, which the tree of task {task_id} needs; "
+                "import the modules that have them first"
+            )
         arguments = {"task_id": task_id, "concurrency": self.concurrency, "executors": executors}
         call = prepare(DEFINITION, Options(runtime=runtime), arguments, owned=True)
         state = call.state

@@ -125,14 +125,15 @@ class UsageReporter:
             conditions.append("user_id = :user_id")
             params["user_id"] = scope_id
         those = where(conditions)
+        tasks = where([*conditions, "(kind IS NULL OR kind <> 'tree')"])
         sql = (
             "SELECT COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(total_tokens), 0), "
-            f"COALESCE(SUM(cost_nusd), 0), (SELECT COUNT(*) FROM apflow_tasks {those}), COUNT(*) - COUNT(cost_nusd) "
+            f"COALESCE(SUM(cost_nusd), 0), (SELECT COUNT(*) FROM apflow_tasks {tasks}), COUNT(*) - COUNT(cost_nusd) "
             f"FROM apflow_usage_events {those}"
         )
         row = await self._store.read(lambda tx: tx.row(sql, params))
         assert row is not None
-        used_in, used_out, total, nusd, tasks, unpriced = map(int, row)
+        used_in, used_out, total, nusd, count, unpriced = map(int, row)
         return UsageSummary(
             scope=scope,
             scope_id=scope_id,
@@ -140,7 +141,7 @@ class UsageReporter:
             total_output_tokens=used_out,
             total_tokens=total,
             total_cost_usd=usd_of(nusd),
-            task_count=tasks,
+            task_count=count,
             period_start=start,
             period_end=end or self._store.clock.now(),
             unpriced_events=unpriced,

@@ -18,17 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from apflow import AsyncTask, SyncTask
-from tests.crash import flows, voyage, worker
+from tests.crash import flows, tree_flows, voyage, worker
 
 #: What apflow would load at its first use.
-LAZY = ("background", "mapping", "storage.postgres", "storage.schema", "storage.sqlite_store", "streams", "submission")
+LAZY = (
+    *("background", "mapping", "storage.postgres", "storage.schema", "storage.sqlite_store", "streams", "submission"),
+    *("engine.tree_run", "executors.aggregate", "storage.repository", "storage.tables"),
+    *("governance.attach", "governance.governor", "governance.reporting", "governance.reserving"),
+)
 
 
 def prepare() -> None:
     """Do what costs time and is the same for all workers."""
     for name in LAZY:
         import_module(f"apflow.{name}")
-    for task in (*vars(flows).values(), *vars(voyage).values()):
+    import_module("jsonschema")
+    for task in (*vars(flows).values(), *vars(tree_flows).values(), *vars(voyage).values()):
         if isinstance(task, AsyncTask | SyncTask):
             assert task.definition.codec is not None
     gc.collect()

@@ -163,6 +163,12 @@ class Crew:
         """Wait until the query gives this answer."""
         until(lambda: self.rows(query) == expected, f"{query} gives {expected}", self.troubles)
 
+    def until_settled(self) -> None:
+        """Wait until PostgreSQL has finished what dead workers had sent; none may be alive."""
+        if not self.url.startswith("sqlite"):
+            others = "datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            self.until_rows(f"SELECT COUNT(*) FROM pg_stat_activity WHERE {others}", [(0,)])
+
     def everything(self) -> dict[str, list[str]]:
         """Return all rows of all tables that runs are kept in."""
         return {

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from apflow import Store
+from apflow import Runtime, Store
 from apflow.storage.store import Tx
 from tests.crash.effects import JOURNAL, effect, reach
 
@@ -47,6 +47,11 @@ def hold_renewals(store: Store) -> None:
         threading.Event().wait()
 
     setattr(store, "write_blocking", never)  # noqa: B010 - the rest of the store stays as it is
+
+
+def hold_housekeeping(runtime: Runtime) -> None:
+    """Never let interrupted runs be taken over unless somebody asks for it."""
+    setattr(runtime.background, "recover_from_thread", lambda: None)  # noqa: B010 - the rest stays as it is
 
 
 class StillClock:

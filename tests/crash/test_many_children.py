@@ -24,6 +24,7 @@ def test_no_finished_child_runs_again_whatever_the_order(crew: Crew) -> None:
             point = "the end"
             told = crew.start("send_fleet", journal=journal, order=order).finish()
             assert told == {"fleet": sorted(number // 2 * 2 for number in range(SHIPS))}, seed
+        crew.until_settled()
         ran = [line.removeprefix("ship ") for line in crew.done(journal)]
         assert len(set(ran)) == len(ran), f"seed {seed}, life {life} until {point}"
         assert finished.isdisjoint(ran), f"seed {seed}, life {life} until {point}"
@@ -37,8 +38,11 @@ def test_no_finished_child_runs_again_whatever_the_order(crew: Crew) -> None:
 
 
 def die_at(dice: random.Random, *, left: int) -> str:
-    """Return a point that the next life reaches, and that leaves something to do; its first write is the takeover."""
+    """Return a point that the next life reaches. Its first write is the takeover.
+
+    A kill behind a write may leave nothing to do: PostgreSQL may have stored what all ships wrote in one batch.
+    """
     number = dice.randint(1, max(1, left // 2))
-    if dice.random() < 0.5:
+    if left and dice.random() < 0.5:
         return f"ship {number} {dice.choice(['before', 'after'])}"
     return f"write {number} {dice.choice(['inside', 'stored'])}"

@@ -8,14 +8,17 @@ import os
 import sys
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import apflow
 from apflow import Runtime
+from apflow.engine.creator import TaskCreator
+from apflow.engine.manager import TaskManager
 from tests.crash import flows
 from tests.crash.effects import JOURNAL, LOOK_SECONDS, done, effect, exists, gate, until
-from tests.crash.rigging import StillClock, Writes, hold_renewals
+from tests.crash.rigging import StillClock, Writes, hold_housekeeping, hold_renewals
 from tests.crash.voyage import die_when_returned, voyage
 
 
@@ -120,7 +123,9 @@ async def call(url: str, name: str, *arguments: Any) -> None:
 
 async def watch(url: str, leave: str, **options: Any) -> None:
     """Be a live process that knows the tasks, until a file says to leave."""
-    async with Runtime(url, lease_seconds=1, clock=StillClock.given(), **options):
+    runtime = Runtime(url, lease_seconds=1, clock=StillClock.given(), **options)
+    Writes(runtime.store)
+    async with runtime:
         await until(lambda: exists(leave))
     tell(left=True)
 
@@ -228,3 +233,73 @@ def finish_interrupted(url: str, how: str) -> None:
         tell(result=asyncio.run(flows.interruptible.with_options(key="k")()))
     else:
         tell(result=flows.plain_interruptible.with_options(key="k")())
+
+
+# -- task trees ----------------------------------------------------------------------------------------------------
+
+
+async def plant(url: str, *trees: list[dict[str, Any]], knows: str | None = None) -> None:
+    """Store task trees."""
+    _learn(knows)
+    async with Runtime(url) as runtime:
+        for tasks in trees:
+            await TaskCreator(runtime.store).create_task_tree_from_array(tasks)
+    tell(planted=len(trees))
+
+
+async def execute(
+    url: str,
+    task_id: str,
+    *,
+    leave: str | None = None,
+    waits: bool = False,
+    renews: bool = True,
+    knows: str | None = None,
+    **options: Any,
+) -> None:
+    """Execute a task of a tree, when the gate opens if it `waits`; leave the runtime when a file says so."""
+    _learn(knows)
+    runtime = Runtime(url, **options)
+    Writes(runtime.store)
+    if not renews:
+        hold_renewals(runtime.store)
+    async with runtime:
+        if waits:
+            tell(ready=True)
+            await gate()
+        execution = asyncio.create_task(_outcome(runtime, task_id))
+        await until(lambda: execution.done() or (leave is not None and exists(leave)))
+    tell(**await execution)
+
+
+async def _outcome(runtime: Runtime, task_id: str) -> dict[str, Any]:
+    try:
+        return await TaskManager(runtime.store).execute_task(task_id)
+    except apflow.ApflowError as error:
+        return {"error": type(error).__name__}
+
+
+async def recover_trees(url: str, **options: Any) -> None:
+    """Carry on what dead processes left, once and when told to, and wait for its end."""
+    runtime = Runtime(url, **options)
+    Writes(runtime.store)
+    hold_housekeeping(runtime)
+    async with runtime:
+        tell(counts=[await run for run in await runtime.recover()])
+
+
+async def watch_knowing(url: str, leave: str, knows: str) -> None:
+    """Be a live process that knows more than others."""
+    _learn(knows)
+    await watch(url, leave)
+
+
+async def cancel(url: str, task_id: str) -> None:
+    """Cancel a task of a tree that another process executes."""
+    async with Runtime(url) as runtime:
+        tell(**await TaskManager(runtime.store).cancel_task(task_id))
+
+
+def _learn(module: str | None) -> None:
+    if module is not None:
+        import_module(module)
