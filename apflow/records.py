@@ -82,9 +82,11 @@ class RunTree:
 
     def walk(self) -> Iterator[RunRecord]:
         """Yield this run and all below it, parents first."""
-        yield self.run
-        for child in self.children:
-            yield from child.walk()
+        waiting = [self]
+        while waiting:
+            tree = waiting.pop()
+            yield tree.run
+            waiting += reversed(tree.children)
 
 
 COLUMNS = tuple(one.name for one in fields(RunRecord) if one.name != "interrupted")

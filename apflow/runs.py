@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from apflow.errors import RunActiveError, RunNotFoundError
+from apflow.errors import RunActiveError, RunCancelledError, RunNotFoundError
 from apflow.records import COLUMNS, RunTree, record
 from apflow.state import current_state
-from apflow.storage.deletion import OF_RUNS
+from apflow.storage.conditions import NODE, by_code_points
+from apflow.storage.deletion import OF_RUNS, Deletion
+from apflow.storage.dependents import entries
 from apflow.storage.owners import is_gone
 from apflow.storage.statements import lease_params
 
@@ -103,7 +106,7 @@ class Runs:
             children.setdefault(row.parent_id, []).append(row)
         for row in rows:
             if row.id == run_id:
-                return _tree(row, children)
+                return _grown(row, children)
         raise RunNotFoundError(run_id)
 
     def _where(self, status: str | None, name: str | None, user: str | None) -> tuple[str, dict[str, Any]]:
@@ -155,12 +158,16 @@ class Runs:
 
     def _cancel_in(self, tx: Tx, run_id: str) -> builtins.list[str]:
         """Mark what runs, end what nobody holds; return the ids of what runs."""
+        from apflow.durability.leftovers import end_left
+        from apflow.durability.writing import error_columns
+
         params = lease_params(self._store, 0) | {"id": run_id}
         # Nobody ends or takes over one of them until what is said here is committed.
-        lock = " FOR UPDATE" if tx.dialect == "postgresql" else ""
+        lock, cast = (" FOR UPDATE", "::json") if tx.dialect == "postgresql" else ("", "")
         sql = (
-            f"{_BELOW} SELECT id, parent_id, status, {_EPOCH}, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END "
-            f"FROM apflow_tasks WHERE id IN (SELECT id FROM below){lock}"
+            f"{_BELOW} SELECT id, parent_id, status, {_EPOCH}, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END, kind, "
+            "CAST(inputs AS TEXT) FROM apflow_tasks WHERE id IN (SELECT id FROM below) "
+            f"ORDER BY id{by_code_points(tx.dialect)}{lock}"
         )
         rows = {row[0]: row for row in tx.rows(sql, params)}
         if run_id not in rows:
@@ -179,10 +186,13 @@ class Runs:
                 tx.execute(
                     f"UPDATE apflow_tasks SET status = 'cancelled', epoch = {_EPOCH} + 1, lease_expires_at = NULL, "
                     "run_key = CASE WHEN kind = 'tree' THEN NULL ELSE run_key END, "
-                    "error = 'apflow.RunCancelledError: was cancelled', completed_at = :now, updated_at = :now "
+                    f"error = :error, error_info = :error_info{cast}, completed_at = :now, updated_at = :now "
                     "WHERE id = :id",
-                    params | {"id": one},
+                    params | {"id": one, **error_columns(RunCancelledError(one))},
                 )
+                if row[6] == "tree":
+                    task_id = json.loads(row[7])["task_id"]
+                    end_left(tx, self._store, self._runtime.recorder.statements, task_id)
         for one in running:
             tx.execute("UPDATE apflow_tasks SET cancel_requested_at = :now WHERE id = :id", params | {"id": one})
         return running
@@ -199,8 +209,6 @@ class Runs:
             RunCancelledError: It was cancelled.
             ApflowError: This process does not know its task.
         """
-        from apflow.errors import RunCancelledError
-
         await self._runtime.ready()
         background = self._runtime.background
         while True:
@@ -226,13 +234,20 @@ class Runs:
     async def delete(self, run_id: str) -> int:
         """Delete a run with everything inside it, and return how many rows that were.
 
-        What was used stays in the reports.
+        What was used stays in the reports. A task of a tree goes with the tasks inside it, and only when nothing that
+        stays needs one of them; `TaskRepository.delete_task` with `cascade=True` deletes what needs them too.
 
         Raises:
             RunNotFoundError: There is none with this id.
             RunActiveError: Something of it is running.
+            TaskFrozenError: A task that would go is archived.
+            TaskInUseError: A task that would stay depends on one that would go, or links to it.
         """
         await self._runtime.ready()
+        if await self._store.read(
+            lambda tx: tx.row(f"SELECT 1 FROM apflow_tasks WHERE id = :id AND {NODE}", {"id": run_id})
+        ):
+            return await self._store.write(Deletion(self._store, run_id, cascade=False, whole=True))
         return await self._store.write(lambda tx: self._delete_in(tx, run_id))
 
     def _delete_in(self, tx: Tx, run_id: str) -> int:
@@ -253,6 +268,8 @@ class Runs:
     async def prune(self, older_than: datetime | timedelta) -> int:
         """Delete finished trees. See `Runtime.prune`.
 
+        Trees stay when a task of another tree links to one of theirs, or depends on one and has not ended.
+
         Raises:
             ValueError: The span is negative, or the moment has no time zone.
         """
@@ -267,8 +284,9 @@ class Runs:
 
 
 def _prune_in(tx: Tx, params: dict[str, Any]) -> int:
-    """Delete the trees whose root ended before then and in which nothing is left to end."""
+    """Delete the trees whose root ended before then, in which nothing is left to end and which nobody needs."""
     tree = "COALESCE(r.task_tree_id, r.id)"
+    join, needed = entries(tx.dialect, "d")
     trees = (
         f"SELECT {tree} FROM apflow_tasks r WHERE r.parent_id IS NULL AND r.completed_at < :before "
         "AND r.status IN ('completed', 'failed', 'cancelled') AND (r.kind IS NULL OR r.kind <> 'tree') "
@@ -276,16 +294,35 @@ def _prune_in(tx: Tx, params: dict[str, Any]) -> int:
         "AND c.status IN ('pending', 'in_progress')) "
         # What a link in another tree refers to is that one's result.
         "AND NOT EXISTS (SELECT 1 FROM apflow_tasks l JOIN apflow_tasks o ON o.id = l.original_task_id "
-        f"WHERE l.origin_type = 'link' AND o.task_tree_id = {tree} AND l.task_tree_id <> {tree})"
+        f"WHERE l.origin_type = 'link' AND o.task_tree_id = {tree} AND l.task_tree_id <> {tree}) "
+        # What a task has yet to read is that one's too.
+        f"AND {tree} NOT IN (SELECT COALESCE(o.task_tree_id, o.id) FROM apflow_tasks o WHERE o.id IN "
+        f"(SELECT {needed} FROM apflow_tasks d {join} WHERE {NODE} AND d.dependencies IS NOT NULL "
+        "AND COALESCE(d.status, 'pending') IN ('pending', 'in_progress')))"
     )
+    if tx.dialect == "postgresql":  # Who begins to depend on one of them meanwhile waits, and finds it gone.
+        order = f"ORDER BY id{by_code_points(tx.dialect)} FOR UPDATE"
+        tx.row(
+            f"SELECT COUNT(*) FROM (SELECT id FROM apflow_tasks WHERE task_tree_id IN ({trees}) {order}) locked", params
+        )
     for table, column, where in OF_RUNS[:-1]:
         ids = f"SELECT id FROM apflow_tasks WHERE task_tree_id IN ({trees})"
         tx.execute(f"DELETE FROM {table} WHERE {column} IN ({ids}){where}", params)
     return tx.execute(f"DELETE FROM apflow_tasks WHERE task_tree_id IN ({trees})", params)
 
 
-def _tree(row: RunRecord, children: dict[str | None, list[RunRecord]]) -> RunTree:
-    return RunTree(row, tuple(_tree(child, children) for child in children.get(row.id, ())))
+def _grown(root: RunRecord, children: dict[str | None, list[RunRecord]]) -> RunTree:
+    """Return the tree below a run, made from the leaves upwards: it may be deeper than Python's stack."""
+    inside: dict[str, list[RunRecord]] = {}
+    order = [root]
+    for row in order:  # which grows while it is walked
+        # Another program may have put a run inside itself; it is shown once.
+        inside[row.id] = [child for child in children.get(row.id, ()) if child.id != root.id]
+        order += inside[row.id]
+    made: dict[str, RunTree] = {}
+    for row in reversed(order):
+        made[row.id] = RunTree(row, tuple(made.pop(child.id) for child in inside[row.id]))
+    return made[root.id]
 
 
 def _owned_above(rows: dict[str, tuple[Any, ...]], run_id: str) -> tuple[Any, ...] | None:

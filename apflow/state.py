@@ -65,6 +65,7 @@ class RunState:
     Attributes:
         owned: The nearest run above, or this one, that has a row with an owner and an epoch: the fence of its writes.
         stored: Whether the run has a row.
+        at_start: Called with the transaction that inserts the run's row.
         at_end: Called with the transaction that stores the run's end, and its status.
         closed: Its end is stored, or was given up: what it still uses is stored by itself.
         counters: How often a child with a certain fingerprint was called in this attempt.
@@ -81,6 +82,7 @@ class RunState:
     above: Above | None = None
     accepted = False
     at_end: Callable[[Tx, str], None] | None = None
+    at_start: Callable[[Tx], None] | None = None
     attempt = 1
     attempts_allowed_from = 0
     attempts_done = 0

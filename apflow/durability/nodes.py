@@ -8,11 +8,11 @@ from apflow.durability.rows import owned_params
 from apflow.errors import FencedError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from apflow.durability.recording import Recorder
     from apflow.state import RunState
-    from apflow.storage.store import Tx
+    from apflow.storage.store import Store, Tx
 
 #: Ids in one statement.
 CHUNK = 500
@@ -25,11 +25,12 @@ WHERE id = :id AND (COALESCE(status, 'pending') = 'pending' OR (status = 'in_pro
 _FORGET = """
 UPDATE apflow_tasks SET status = 'pending', result = NULL, error = NULL, error_info = NULL, completed_at = NULL,
   started_at = NULL, cancel_requested_at = NULL, next_attempt_at = NULL, lease_expires_at = NULL, progress = 0,
-  attempt_count = 0, updated_at = :now WHERE status IN ('failed', 'cancelled') AND id IN ({ids})"""
+  attempt_count = 0, updated_at = :now WHERE status IN ('failed', 'cancelled') AND id IN ({ids})
+  AND (origin_type IS NULL OR origin_type <> 'archive')"""
 
 
 async def begin(
-    recorder: Recorder, tree: RunState, states: Sequence[RunState], again: Collection[str]
+    recorder: Recorder, tree: RunState, states: Sequence[RunState], seen: Mapping[str, Any]
 ) -> list[RunState]:
     """Store that pending nodes run here now, together with their admissions, in one transaction.
 
@@ -37,10 +38,10 @@ async def begin(
         recorder: Of the runtime that runs them.
         tree: The run of the tree, inside which theirs are.
         states: The runs of the nodes. One that is governed has to be alone.
-        again: Ids of those that were begun before, so that what they finished then has to be known.
+        seen: Of each row, by id, the `updated_at` that it had when what it runs was read.
 
     Returns:
-        Those that began; the others are pending no more.
+        Those that began; the others are pending no more, or were changed since they were read.
 
     Raises:
         FencedError: Another process owns the run of the tree now.
@@ -49,18 +50,14 @@ async def begin(
     for state in states:
         if state.meter is not None:
             await state.meter.prepare()
-    began = await recorder.writer.begin_nodes(
-        tree, [(one, owned_params(recorder.store, one, recorder.owner, recorder.lease_seconds)) for one in states]
-    )
-    for state in began:
-        if state.id in again:
-            await recorder.claims.load_earlier(state)
-    return began
+    owner, lease = recorder.owner, recorder.lease_seconds
+    params = [(one, owned_params(recorder.store, one, owner, lease) | {"seen": seen[one.id]}) for one in states]
+    return await recorder.writer.begin_nodes(tree, params)
 
 
 async def give_up(
     recorder: Recorder, tree: RunState, ends: Sequence[tuple[str, str, BaseException]], *, begun: int | None = None
-) -> None:
+) -> set[str]:
     """End nodes that never began, in one transaction.
 
     Args:
@@ -68,6 +65,9 @@ async def give_up(
         tree: The run of the tree.
         ends: Id, status and error of each node; those that are pending no more stay as they are.
         begun: The epoch of a node that began, and that nobody holds; it is ended too.
+
+    Returns:
+        The ids of those that were ended.
 
     Raises:
         FencedError: Another process owns the run of the tree now; nothing was stored.
@@ -80,36 +80,29 @@ async def give_up(
     known = {"now": now, "begun": -1 if begun is None else begun}
     params = [known | {"id": one, "status": status, **error_columns(error)} for one, status, error in ends]
 
-    def fn(tx: Tx) -> bool:
+    def fn(tx: Tx) -> set[str] | None:
         if not recorder.writer.holds(tx, tree):
-            return False
-        for each in params:
-            tx.execute(sql, each)
-        return True
+            return None
+        return {each["id"] for each in params if tx.execute(sql, each) or _ended_so(tx, each)}
 
-    if not await store.write(fn):
+    ended = await store.write(fn)
+    if ended is None:
         tree.stop("fenced")
         raise FencedError(tree.id)
+    return ended
 
 
-async def forget_failures(recorder: Recorder, tree: RunState, ids: Sequence[str]) -> None:
-    """Make pending again what failed or was cancelled, so that it is tried once more.
+def _ended_so(tx: Tx, params: Mapping[str, Any]) -> bool:
+    """Whether this very write was done before: its commit succeeded and the answer got lost."""
+    row = tx.row("SELECT status, completed_at FROM apflow_tasks WHERE id = :id", params)
+    return row == (params["status"], params["now"])
 
-    Raises:
-        FencedError: Another process owns the run of the tree now; nothing was stored.
-    """
-    now = recorder.store.timestamp(recorder.store.clock.now())
 
-    def fn(tx: Tx) -> bool:
-        if not recorder.writer.holds(tx, tree):
-            return False
-        for names, params in chunks(ids):
-            tx.execute(_FORGET.format(ids=names), params | {"now": now})
-        return True
-
-    if not await recorder.store.write(fn):
-        tree.stop("fenced")
-        raise FencedError(tree.id)
+def forget_failures(tx: Tx, store: Store, ids: Sequence[str]) -> None:
+    """Make pending again what of these nodes failed or was cancelled, so that it is tried once more."""
+    now = store.timestamp(store.clock.now())
+    for names, params in chunks(ids):
+        tx.execute(_FORGET.format(ids=names), params | {"now": now})
 
 
 async def save_progress(recorder: Recorder, tree: RunState, shares: Mapping[str, float]) -> None:

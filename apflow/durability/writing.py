@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from apflow.durability.checkpoint import delete_in
+from apflow.durability.leftovers import end_left
 from apflow.durability.rows import child_params
 from apflow.errors import FencedError, RunCancelledError, RunEndedError, StorageError
 
@@ -62,11 +63,13 @@ class RunWriter:
             inserted = refused if isinstance(refused, str) else self._insert(tx, params)
             if inserted is True and meter is not None and admission is not None:
                 meter.admit_in(tx, admission)
+            if inserted is True and state.at_start is not None:
+                state.at_start(tx)
             outcomes.append(inserted)
             return inserted
 
         try:
-            inserted = await self._store.write(fn, single=parent is None and meter is None)
+            inserted = await self._store.write(fn, single=parent is None and meter is None and state.at_start is None)
         except asyncio.CancelledError as cancelled:  # It says so only after the write has ended, well or badly.
             state.stored = cancelled.__cause__ is None and outcomes[-1:] == [True]
             if state.stored and meter is not None:
@@ -224,6 +227,8 @@ class RunWriter:
             state.at_end(tx, params["status"])
         if state.kind == "tree":  # Its key only keeps it from being executed twice at the same time.
             tx.execute("UPDATE apflow_tasks SET run_key = NULL WHERE id = :id", params)
+            if params["status"] != "completed":
+                end_left(tx, self._store, self._statements, state.arguments["task_id"])
         if state.saved is not None and params["status"] == "completed":
             delete_in(tx, state.id)
         if self._announced(state):

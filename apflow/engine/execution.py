@@ -7,10 +7,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from apflow.durability import nodes as rows
+from apflow.engine.cycles import cycles, drawn
 from apflow.engine.loading import load_scope
 from apflow.engine.plan import Node, Plan
+from apflow.engine.progress import changed_shares
 from apflow.engine.runner import Runner
-from apflow.errors import DeadlockError, RunCancelledError, StorageError
+from apflow.errors import DeadlockError, RunCancelledError, StorageError, TaskTreeError
 
 if TYPE_CHECKING:
     from apflow.state import RunState
@@ -37,9 +39,9 @@ class Execution:
         self._running: dict[asyncio.Task[None], Node] = {}
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
-        self._told: dict[str, float] = {}
         self._untold = False
         self._tell_at = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
         self._suspects: list[Node] = []
 
     async def run(self) -> dict[str, int]:
@@ -61,21 +63,19 @@ class Execution:
                 self._tree.stopping = self._tree.stopping or "interrupted"
             await self._stop()
             raise
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
         counts = dict.fromkeys(("completed", "failed", "cancelled"), 0)
         for node in self._plan.nodes.values():
-            counts[node.status] += 1
+            if node.status in counts:
+                counts[node.status] += 1
         return counts
 
     async def _load(self) -> None:
-        """Read the graph; the first time, what failed or was cancelled before is tried again."""
+        """Read the graph."""
         nodes = await self._recorder.store.read(lambda tx: load_scope(tx, self._task_id))
         self._check_deadlock(nodes)
-        if self._tree.restored is None:
-            again = [node for node in nodes if node.status in ("failed", "cancelled")]
-            await rows.forget_failures(self._recorder, self._tree, [node.id for node in again])
-            for node in again:
-                node.status = "pending"
-            await self._tree.recorder.save_checkpoint(self._tree, {"begun": True}, None)
         self._plan = Plan(nodes)
         self._runner = Runner(self._tree, self._plan)
         self._tell_at = self._clock.monotonic() + PROGRESS_SECONDS
@@ -111,15 +111,31 @@ class Execution:
                 await self._tell()
             if self._room() > 0 and self._plan.ready:
                 await self._begin(await self._next())
+            elif not self._running:
+                await self._break_circle()
             else:
                 await self._wait()
 
+    async def _break_circle(self) -> None:
+        """Fail what waits for itself: nothing runs, nothing may begin, and something is left."""
+        left = {node.id: node for node in self._plan.nodes.values() if not node.ended}
+        circle = next(cycles({one: [needed for needed, _ in node.needs] for one, node in left.items()}))
+        error = TaskTreeError(f"waits for itself: {drawn(circle)}", circle)
+        await rows.give_up(self._recorder, self._tree, [(one, "failed", error) for one in circle])
+        for one in circle:
+            self._plan.end(left[one], "failed")
+            self._runner.forget(left[one])
+
     async def _wait(self) -> None:
         """Wait until a node ends, or until it is time to store progress."""
-        left = max(0.0, self._tell_at - self._clock.monotonic()) if self._untold else None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                await self._changed.wait()
+        if self._untold and self._alarm is None:  # One for many waits: most of them are short.
+            left = max(0.0, self._tell_at - self._clock.monotonic())
+            self._alarm = asyncio.get_running_loop().call_later(left, self._ring)
+        await self._changed.wait()
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._changed.set()
 
     def _room(self) -> int:
         """Return how many nodes may begin now.
@@ -189,9 +205,8 @@ class Execution:
         """Store how far the nodes are that have others inside them."""
         before = self._clock.monotonic()
         self._untold = False
-        shares = {node.id: share for node, share in self._plan.progress() if self._told.get(node.id) != share}
+        shares = await self._recorder.store.read(lambda tx: changed_shares(tx, self._tree.root_id))
         if shares:
-            self._told |= shares
             await rows.save_progress(self._recorder, self._tree, shares)
         now = self._clock.monotonic()
         self._tell_at = now + max(PROGRESS_SECONDS, PROGRESS_SHARE * (now - before))
@@ -211,8 +226,9 @@ class Execution:
             error = RunCancelledError(self._tree.id)
             left = [node.id for node in self._plan.nodes.values() if not node.ended]
             await rows.give_up(self._recorder, self._tree, [(one, "cancelled", error) for one in left])
+            await self._tell()
 
 
 def _without(node: Node, cause: Node) -> RunCancelledError:
-    what = "failed" if cause.status == "failed" else "was cancelled"
+    what = {"failed": "failed", "missing": "is not there any more"}.get(cause.status, "was cancelled")
     return RunCancelledError(node.id, f"cannot run: it needs task {cause.id}, which {what}")

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
 #: Rows made by version 1 have no kind.
 NODES = "(kind = 'node' OR kind IS NULL)"
-_GRAPH = "id, parent_id, priority, dependencies, status, epoch, task_tree_id, origin_type"
+_GRAPH = "id, parent_id, priority, dependencies, status, epoch, task_tree_id, origin_type, name, CAST(schemas AS TEXT)"
 _DETAILS = (
     "id, name, inputs, params, schemas, user_id, token_budget, cost_policy, max_attempts, backoff_strategy, "
-    "backoff_base_seconds"
+    "backoff_base_seconds, updated_at"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a node runs. `executor` is its id; the rest is as the task dictionary had it."""
+    """What a node runs. `executor` is its id; the rest is as the task dictionary had it.
+
+    Attributes:
+        updated_at: Of the row when this was read, as the driver gives it.
+    """
 
     id: str
     inputs: dict[str, Any]
@@ -38,6 +42,7 @@ class Details:
     max_attempts: int | None
     backoff_strategy: str | None
     backoff_base_seconds: float | None
+    updated_at: Any
 
 
 def load_scope(tx: Tx, task_id: str) -> list[Node]:
@@ -53,16 +58,39 @@ def load_scope(tx: Tx, task_id: str) -> list[Node]:
     if target[7] == "archive":
         raise TaskFrozenError(f"task {task_id} is archived; copy it with TaskCreator.from_copy and execute the copy")
     rows = {target[0]: target}
-    tree = f"SELECT {_GRAPH} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES} ORDER BY created_at, id"
-    rows.update((row[0], row) for row in tx.rows(tree, {"tree": target[6]}))
+    rows.update((row[0], row) for row in tx.rows(*_tree_of(target)))
     wanted = _inside(rows, task_id)
-    fresh = list(wanted)
+    nodes, fresh = dict.fromkeys(wanted), list(wanted)
     while fresh:
-        needed = {one for row in fresh for one, _ in needs_of(rows[row][3])} - wanted
+        needed = {one for row in fresh for one, _ in needs_of(rows[row][3])} - nodes.keys()
         rows.update((row[0], row) for row in _rows(tx, _GRAPH, sorted(needed - rows.keys())))
-        fresh = [one for one in needed if one in rows and rows[one][4] != "completed"]
-        wanted.update(fresh)
-    return [_node(row, place) for place, row in enumerate(row for one, row in rows.items() if one in wanted)]
+        nodes |= dict.fromkeys(one for one in needed if one not in rows or rows[one][4] != "completed")
+        # What is archived stands as it is.
+        fresh = [one for one in needed if one in rows and rows[one][4] != "completed" and rows[one][7] != "archive"]
+        wanted.update(one for one in needed if one in nodes)
+    places = {one: place for place, one in enumerate(rows)}
+    return [_node(rows[one], places[one]) if one in rows else missing_node(one, len(places)) for one in nodes]
+
+
+def _tree_of(row: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
+    """Return the query for the nodes of the tree that a row is in, and its parameters."""
+    if row[6] is not None:
+        sql = f"SELECT {_GRAPH} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES} ORDER BY created_at, id"
+        return sql, {"tree": row[6]}
+    # Version 1 left some roots without: what is inside of those is found from parent to parent.
+    sql = f"""
+WITH RECURSIVE inside (id) AS (
+  SELECT id FROM apflow_tasks WHERE id = :id
+  UNION
+  SELECT c.id FROM apflow_tasks c JOIN inside ON c.parent_id = inside.id
+)
+SELECT {_GRAPH} FROM apflow_tasks WHERE id IN (SELECT id FROM inside) AND {NODES} ORDER BY created_at, id"""
+    return sql, {"id": row[0]}
+
+
+def missing_node(task_id: str, position: int) -> Node:
+    """Return what stands for a dependency that the database does not have any more: nothing can come of it."""
+    return Node(task_id, position, None, NORMAL, (), "missing", 0, task_id)
 
 
 def _inside(rows: dict[str, Any], task_id: str) -> set[str]:
@@ -70,14 +98,17 @@ def _inside(rows: dict[str, Any], task_id: str) -> set[str]:
     for row in rows.values():
         if row[1] is not None:
             children.setdefault(row[1], []).append(row[0])
+    found = {task_id: None}
     order = [task_id]
-    for one in order:
-        order.extend(children.get(one, ()))
-    return set(order)
+    for one in order:  # which grows while it is walked
+        new = [child for child in children.get(one, ()) if child not in found]
+        found |= dict.fromkeys(new)
+        order += new
+    return set(found)
 
 
 def _node(row: tuple[Any, ...], position: int) -> Node:
-    one, parent, priority, dependencies, status, epoch, tree, _ = row
+    one, parent, priority, dependencies, status, epoch, tree, _, name, schemas = row
     return Node(
         id=one,
         position=position,
@@ -87,6 +118,7 @@ def _node(row: tuple[Any, ...], position: int) -> Node:
         status=status or "pending",
         epoch=epoch or 0,
         root_id=tree or one,
+        executor=_executor(name, schemas),
     )
 
 
@@ -102,7 +134,7 @@ def load_details(tx: Tx, ids: Sequence[str]) -> dict[str, Details]:
     """Return what these nodes run, by id."""
     found = {}
     for row in _rows(tx, _DETAILS, ids):
-        one, name, inputs, params, schemas, user, token_budget, cost_policy, max_attempts, strategy, base = row
+        one, name, inputs, params, schemas, user, token_budget, cost_policy, max_attempts, strategy, base, updated = row
         found[one] = Details(
             id=one,
             inputs=_json(inputs) or {},
@@ -114,6 +146,7 @@ def load_details(tx: Tx, ids: Sequence[str]) -> dict[str, Details]:
             max_attempts=max_attempts,
             backoff_strategy=strategy,
             backoff_base_seconds=None if base is None else float(base),
+            updated_at=updated,
         )
     return found
 
@@ -129,13 +162,6 @@ def results_in(tx: Tx, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         )
         found.update((one, (status, text)) for one, status, text in tx.rows(sql, params))
     return found
-
-
-def executors_of(tx: Tx, tree_id: str) -> list[str]:
-    """Return the ids of the executors that a tree still needs, sorted."""
-    columns, left = "name, CAST(schemas AS TEXT)", "status <> 'completed'"
-    sql = f"SELECT DISTINCT {columns} FROM apflow_tasks WHERE task_tree_id = :tree AND {left} AND {NODES}"
-    return sorted({_executor(name, text) for name, text in tx.rows(sql, {"tree": tree_id})})
 
 
 def _executor(name: str, schemas: Any) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from apflow.calls import prepare
 from apflow.definition import TREE
+from apflow.durability.nodes import forget_failures
 from apflow.durability.replay import new_run_id, word
 from apflow.engine.cancelling import cancel_dependents
 from apflow.engine.executors import known_here
-from apflow.engine.loading import NODES, executors_of, results_in
+from apflow.engine.loading import NODES, load_scope, results_in
 from apflow.engine.tree_run import DEFINITION
 from apflow.errors import ExecutorNotFoundError, FencedError, RunNotFoundError, TaskFrozenError
 from apflow.options import Options
@@ -25,14 +27,19 @@ if TYPE_CHECKING:
     from apflow.storage.store import Store, Tx
 
 
+#: Who uses the runtimes that managers made, each until it is left.
+_users: weakref.WeakKeyDictionary[Runtime, set[TaskManager]] = weakref.WeakKeyDictionary()
+
+
 class TaskManager:
     """Executes the task trees of one database.
 
     A tree that was given to it is accepted: when this process dies, any process that has a runtime on the same
     database and knows its executors carries it on. What has completed never runs again.
 
-    It uses the runtime of this process that has the same store, or makes one; that one is closed by leaving the
-    manager (`async with`), by `aclose()`, or when the program ends. The store stays open.
+    It uses the runtime of this process that has the same store, or makes one, which all managers of that store share;
+    that one is closed when the last of them is left (`async with`, `aclose()`), or when the program ends. The store
+    stays open.
 
     Args:
         store: What `create_session(url)` returns, or `runtime.store`.
@@ -54,7 +61,11 @@ class TaskManager:
         """Where the tasks run."""
         found = runtime_over(self.store)
         if found is None:
-            found = self._own = Runtime(self.store, concurrency=self.concurrency)
+            found = Runtime(self.store)
+            _users[found] = set()
+        if found in _users:
+            _users[found].add(self)
+            self._own = found
         return found
 
     async def __aenter__(self) -> Self:
@@ -67,10 +78,12 @@ class TaskManager:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Leave the runtime that this manager made, if it made one: what still runs is handed back."""
+        """Leave the runtime if a manager made it and this is the last one to leave: what still runs is handed back."""
         own, self._own = self._own, None
         if own is not None:
-            await own.aclose()
+            _users[own].discard(self)
+            if not _users[own]:
+                await own.aclose()
 
     # -- executing -------------------------------------------------------------------------------------------
 
@@ -95,11 +108,9 @@ class TaskManager:
         runtime = self.runtime
         await runtime.ready()
         if not await self.store.read(lambda tx: _is_settled(tx, task_id)):
-            run = await self._start(runtime, task_id)
-            try:
-                await run
-            except FencedError:  # this process stood still for longer than its lease: another one carries it on
-                await runtime.background.join(run.id, DEFINITION)
+            joined = await self._execute(runtime, task_id)
+            while joined:  # that execution may not have known of what was created since
+                joined = await self._execute(runtime, task_id, after_another=True)
         return await self.store.read(lambda tx: _outcome(tx, task_id))
 
     async def distribute_task_tree(self, tree: TaskTreeNode) -> TaskTreeNode:
@@ -113,11 +124,26 @@ class TaskManager:
         root = next(model for model in models if model.id == tree.task.id)
         return tree_of(root, models)
 
-    async def _start(self, runtime: Runtime, task_id: str) -> Run[Any]:
-        tree_id, executors = await self.store.read(lambda tx: _tree(tx, task_id))
+    async def _execute(self, runtime: Runtime, task_id: str, *, after_another: bool = False) -> bool:
+        """Execute what is left, and wait for the end.
+
+        Args:
+            runtime: Where.
+            task_id: The task.
+            after_another: What failed or was cancelled stays so: another execution has just tried it.
+
+        Returns:
+            Whether somebody executed it already, and this has only waited.
+        """
+        nodes = await self.store.read(lambda tx: load_scope(tx, task_id))
+        ended = () if after_another else ("failed", "cancelled")
+        left = [node for node in nodes if not node.ended or node.status in ended]
+        if not left:
+            return False
+        executors = sorted({node.executor for node in left if node.executor})
         if missing := [one for one in executors if not known_here(one)]:
             raise ExecutorNotFoundError(
-                f"this process does not know {', '.join(map(repr, missing))}, which the tree of task {task_id} needs; "
+                f"this process does not know {', '.join(map(repr, missing))}, which executing task {task_id} needs; "
                 "import the modules that have them first"
             )
         arguments = {"task_id": task_id, "concurrency": self.concurrency, "executors": executors}
@@ -125,10 +151,18 @@ class TaskManager:
         state = call.state
         # What failed is executed again, also by another attempt of the run around this: that has no memo of it.
         state.id, state.memo_id = new_run_id(), None
-        state.kind, state.accepted, state.root_id = "tree", True, tree_id
+        state.kind, state.accepted = "tree", True
+        state.root_id = next((node.root_id for node in nodes if node.id == task_id), task_id)
         # Two executions of one task at the same time are one; afterwards the key is free again.
         state.run_key, state.fingerprint = word(TREE, task_id, size=32), None
-        return await submit_call(call)
+        tried = [node.id for node in left if node.ended]
+        state.at_start = lambda tx: forget_failures(tx, self.store, tried)
+        run = await submit_call(call)
+        try:
+            await run
+        except FencedError:  # this process stood still for longer than its lease: another one carries it on
+            await runtime.background.join(run.id, DEFINITION)
+        return not state.stored
 
     async def recover(self) -> list[Run[Any]]:
         """Carry on what dead processes left, as every runtime does by itself from time to time."""
@@ -151,7 +185,7 @@ class TaskManager:
         """
         runtime = self.runtime
         await runtime.ready()
-        await self.store.read(lambda tx: _tree(tx, task_id))
+        await self.store.read(lambda tx: _tree_of(tx, task_id))
         await runtime.runs.cancel(task_id)
         now = self.store.timestamp(self.store.clock.now())
         await self.store.write(lambda tx: cancel_dependents(tx, task_id, now))
@@ -159,22 +193,22 @@ class TaskManager:
         return {"task_id": task_id, "status": outcome["status"]}
 
 
-def _tree(tx: Tx, task_id: str) -> tuple[str, list[str]]:
-    """Return the tree that a task is in, and the executors that it names."""
+def _tree_of(tx: Tx, task_id: str) -> str:
+    """Return the tree that a task is in."""
     row = tx.row(f"SELECT task_tree_id, origin_type FROM apflow_tasks WHERE id = :id AND {NODES}", {"id": task_id})
     if row is None:
         raise RunNotFoundError(task_id)
     if row[1] == "archive":
         raise TaskFrozenError(f"task {task_id} is archived; copy it with TaskCreator.from_copy and execute the copy")
-    return row[0] or task_id, executors_of(tx, row[0] or task_id)
+    return row[0] or task_id
 
 
 def _is_settled(tx: Tx, task_id: str) -> bool:
     """Whether the task and all of its tree have completed."""
-    tree_id, _ = _tree(tx, task_id)
+    params = {"tree": _tree_of(tx, task_id), "id": task_id}
     inside = "(task_tree_id = :tree OR id = :id)"
     sql = f"SELECT 1 FROM apflow_tasks WHERE {inside} AND COALESCE(status, '') <> 'completed' AND {NODES} LIMIT 1"
-    return tx.row(sql, {"tree": tree_id, "id": task_id}) is None
+    return tx.row(sql, params) is None
 
 
 def _outcome(tx: Tx, task_id: str) -> dict[str, Any]:

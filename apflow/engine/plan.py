@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-ENDED = frozenset({"completed", "failed", "cancelled"})
+#: A dependency that is not there any more has ended, too.
+ENDED = frozenset({"completed", "failed", "cancelled", "missing"})
 NORMAL = 2
 
 
@@ -22,6 +23,7 @@ class Node:
         needs: Ids of the tasks that it depends on, and whether each has to complete.
         status: As its row says; changes here when it changes there.
         epoch: Of its row: how often it was begun.
+        executor: Id of what it runs.
         waits: How many of its dependencies have not ended.
     """
 
@@ -33,6 +35,7 @@ class Node:
     status: str
     epoch: int
     root_id: str
+    executor: str = ""
     waits: int = 0
     dependents: list[tuple[Node, bool]] = field(default_factory=list)
 
@@ -69,7 +72,7 @@ class Plan:
         for node in self.nodes.values():
             self._consider(node)
         for node in self.nodes.values():
-            if node.status in ("failed", "cancelled"):
+            if node.ended and node.status != "completed":
                 self._condemn(node)
 
     def _consider(self, node: Node) -> None:
@@ -153,28 +156,3 @@ class Plan:
         """Return the nodes that were cancelled here since the last time, each with the one that it needed."""
         dead, self.dead = self.dead, []
         return dead
-
-    def progress(self) -> Iterator[tuple[Node, float]]:
-        """Yield each node that has others inside it, with the share of its subtree that has completed, 0 to 1."""
-        sums = {node.id: [1, int(node.status == "completed")] for node in self.nodes.values()}
-        parents: set[str] = set()
-        for node in self._inside_out():
-            above = sums.get(node.parent_id or "")
-            if above is not None and node.parent_id is not None:
-                above[0] += sums[node.id][0]
-                above[1] += sums[node.id][1]
-                parents.add(node.parent_id)
-        for one in parents:
-            total, done = sums[one]
-            yield self.nodes[one], done / total
-
-    def _inside_out(self) -> list[Node]:
-        """Return the nodes so that each comes before the one that it is inside of."""
-        children: dict[str, list[Node]] = {}
-        for node in self.nodes.values():
-            if node.parent_id in self.nodes:
-                children.setdefault(node.parent_id or "", []).append(node)
-        order = [node for node in self.nodes.values() if node.parent_id not in self.nodes]
-        for node in order:
-            order.extend(children.get(node.id, ()))
-        return order[::-1]

@@ -41,6 +41,7 @@ class Runner:
         self._details: dict[str, Details] = {}
         self._results = Results(plan)
         self._states: dict[str, RunState] = {}
+        self._again: set[str] = set()
         self._stopping: str | None = None
         self._stopped = asyncio.Event()
 
@@ -70,22 +71,27 @@ class Runner:
         pending = [node for node in nodes if node.status == "pending"]
         results = await self._read(pending)
         states = [state for node in pending if (state := await self._made(node, results))]
-        began: list[RunState] = []
+        seen = {state.id: self._details[state.id].updated_at for state in states}
         try:
             for some in _together(states):
-                began += await rows.begin(self._recorder, self._tree, some, self._again(some))
+                began = await rows.begin(self._recorder, self._tree, some, seen)
+                for state in began:
+                    self._states[state.id] = state
+                    self._recorder.keeper.hold(state)
+                self._again.update(state.id for state in began if state.epoch > 1)
         except BaseException:
-            for state in began:
-                await self._recorder.writer.release(state)
+            for state in states:
+                await self._let_go(state.id)
             raise
         for state in states:
             self._plan.nodes[state.id].status = "in_progress"
-        for state in began:
-            self._states[state.id] = state
 
-    def _again(self, states: Sequence[RunState]) -> frozenset[str]:
-        """Return the ids of the nodes that were begun before."""
-        return frozenset(state.id for state in states if state.epoch > 1)
+    async def _let_go(self, node_id: str) -> None:
+        """Hand back a node that was begun and has not run, if it was."""
+        state = self._states.pop(node_id, None)
+        if state is not None:
+            self._recorder.keeper.drop(state)
+            await self._recorder.writer.release(state)
 
     async def _made(self, node: Node, results: Mapping[str, str | None], begun: int | None = None) -> RunState | None:
         """Return the run of a node; None when it could not be made, which is stored.
@@ -100,9 +106,11 @@ class Runner:
         except Exception as error:  # a schema or a constructor of the user's may raise anything
             if isinstance(error, StorageError | FencedError):
                 raise
-            await rows.give_up(self._recorder, self._tree, [(node.id, "failed", error)], begun=begun)
-            self._plan.end(node, "failed")
-            self.forget(node)
+            if await rows.give_up(self._recorder, self._tree, [(node.id, "failed", error)], begun=begun):
+                self._plan.end(node, "failed")
+                self.forget(node)
+            else:  # Somebody else has it.
+                node.status = "in_progress"
             return None
 
     async def _read(self, nodes: Sequence[Node]) -> dict[str, str | None]:
@@ -129,13 +137,15 @@ class Runner:
             if status is not None:
                 self._plan.end(node, status)
                 self.forget(node)
-        if state := self._states.pop(node.id, None):  # it began, and has to stop before it ran
-            await self._recorder.writer.release(state)
+        await self._let_go(node.id)  # it may have begun, and has to stop before it ran
 
     async def _run(self, node: Node, state: RunState) -> str | None:
         """Send a node through the onion and return how it ended; None when it was interrupted."""
-        call = as_call(state)
         try:
+            if node.id in self._again:
+                self._again.discard(node.id)
+                await self._recorder.claims.load_earlier(state)
+            call = as_call(state)
             if state.definition.colour in ("sync", "stream"):
                 state.bodies = portal.OwnThread()
                 work = portal.Spawned(portal.portal.loop(), run_collected(call, None), contextvars.copy_context())
@@ -148,7 +158,7 @@ class Runner:
             if state.stored_as is None:
                 raise
         except Exception as error:  # noqa: BLE001 - it is stored, and belongs to nobody here
-            logger.info("task %s of executor %s ended with %s", node.id, call.task.name, type(error).__name__)
+            logger.info("task %s of executor %s ended with %s", node.id, node.executor, type(error).__name__)
         finally:
             self._states.pop(node.id, None)
         if state.stored_as == "completed":
@@ -176,6 +186,7 @@ class Runner:
             return row.status
         node.status, node.epoch = row.status, row.epoch or 0
         if row.status == "pending":
+            self._details.pop(node.id, None)  # it may have been changed
             await self.begin([node])
             return None
         if not (row.interrupted or is_gone(row.owner)):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 from apflow.engine.cycles import cycles, drawn
 from apflow.engine.specs import read_task
@@ -17,7 +18,7 @@ from apflow.errors import (
     TaskDefinitionError,
     TaskTreeError,
 )
-from apflow.storage.conditions import NODE, among, chunks
+from apflow.storage.conditions import NODE, among, by_code_points, chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from apflow.storage.store import Tx
 
 MOST_SHOWN = 20
+#: Ids of trees share so many locks, since a server has a limited number; and where these begin.
+_MOST_LOCKS = 64
+_TREE_LOCKS = int.from_bytes(b"trees", "big") << 8
 
 
 @dataclass(slots=True)
@@ -233,6 +237,7 @@ def place_forest(tx: Tx, forest: Forest, problems: Problems) -> dict[str, Placem
     Returns:
         Tree and user of each task that is not on a circle of parents, by id, each after its parent.
     """
+    _lock_trees(tx, forest)
     standing = nodes_in(tx, forest.parents, lock="NO KEY UPDATE") | nodes_in(tx, forest.outside, lock="SHARE")
     for spec in forest.specs.values():
         for needed in spec.dependencies:
@@ -257,6 +262,24 @@ def place_forest(tx: Tx, forest: Forest, problems: Problems) -> dict[str, Placem
         problems.add("ids", f"{task_id!r}: the database has a task with this id already", task_id)
     _check_trees(tx, forest, taken, problems)
     return _placements(forest, standing, problems)
+
+
+def _lock_trees(tx: Tx, forest: Forest) -> None:
+    """Let nobody else store a tree with one of these ids until the end of `tx`; SQLite has one writer anyway.
+
+    A tree that is called after its root needs no more than the root's id, which is in the database once: such trees
+    only keep out those that get the same name by their `task_tree_id`, and not each other.
+    """
+    if tx.dialect == "sqlite":
+        return
+    alone: dict[int, bool] = {}
+    for spec in forest.tops:
+        if spec.parent_id is None and (spec.given_id or spec.task_tree_id is not None):
+            tree_id = spec.task_tree_id or spec.id
+            lock = _TREE_LOCKS + crc32(tree_id.encode("utf-8", "replace")) % _MOST_LOCKS
+            alone[lock] = alone.get(lock, False) or tree_id != spec.id
+    for lock in sorted(alone):
+        tx.row(f"SELECT pg_advisory_xact_lock{'' if alone[lock] else '_shared'}(:lock)", {"lock": lock})
 
 
 def _check_trees(tx: Tx, forest: Forest, taken: list[str], problems: Problems) -> None:
@@ -294,7 +317,7 @@ def nodes_in(tx: Tx, ids: list[str], *, lock: str) -> dict[str, Standing]:
     """Return the nodes of the database with these ids, locked on PostgreSQL until the end of the transaction."""
     sql = (
         "SELECT id, COALESCE(task_tree_id, id), user_id, origin_type FROM apflow_tasks "
-        f"WHERE {among(tx.dialect, 'id')} AND {NODE} ORDER BY id"
+        f"WHERE {among(tx.dialect, 'id')} AND {NODE} ORDER BY id{by_code_points(tx.dialect)}"
     )
     if tx.dialect == "postgresql":
         sql += f" FOR {lock}"

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import base64
-import json
-import math
+import codecs
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from apflow.executors.redaction import MASK, is_secret_header
+from apflow.executors.redaction import MASK, is_secret_header, url_without_values, urls_without_values
+from apflow.executors.values import parsed
 
 if TYPE_CHECKING:
     import httpx
 
 _JSON: Final = re.compile(r"application/json|[^;]+\+json|text/json")
 _BINARY: Final = re.compile(r"(image/(?!svg)|audio/|video/|font/)|application/(octet-stream|zip|gzip|pdf)")
-_HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_NAMED: Final = re.compile(r';\s*charset\s*=\s*"?([^\s;"]*)')
+_NAME: Final = re.compile(r"[a-z0-9_.:-]{1,40}")
+# What is named here takes a time that grows as the text does; Python has codecs of which that is not true.
+_CHARSETS: Final = re.compile(
+    r"utf-8(-sig)?|utf-(16|32)(-[bl]e)?|ascii|iso8859-\d+|cp125\d|gb18030|gbk|gb2312|big5|shift_jis|cp932"
+    r"|euc_(jp|kr)|koi8-[rtu]"
+)
 
 
 def body_of(response: httpx.Response, content: bytes) -> tuple[Any, str | None]:
     """Return the body of an answer, and `"base64"` as its encoding if it is no text.
 
-    JSON is parsed if the content type says that it is some, and stays text where no database could hold its values.
+    JSON is parsed if the content type says that it is some, and stays text where it could not be stored.
     """
     kind = response.headers.get("Content-Type", "").strip().lower()
     if not content:
         return "", None
-    text = None if _BINARY.match(kind) else _text(response, content, lenient=kind.startswith("text/"))
+    text = None if _BINARY.match(kind) else _text(kind, content)
     if text is None:
         return base64.b64encode(content).decode("ascii"), "base64"
     if not _JSON.match(kind):
@@ -37,22 +43,12 @@ def body_of(response: httpx.Response, content: bytes) -> tuple[Any, str | None]:
         return text, None
 
 
-def parsed(text: str) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: It is no JSON, or has a number or a text that cannot be stored.
-        RecursionError: It is nested too deeply.
-    """
-    value = json.loads(text, parse_float=_finite, parse_constant=_finite)
-    if _HALF_PAIR.search(text):
-        json.dumps(value, ensure_ascii=False).encode()
-    return value
-
-
 def visible(headers: httpx.Headers) -> dict[str, str]:
-    """Return the headers of an answer, with `***` for cookies and keys. Repeated ones are joined with commas."""
-    return {name: MASK if is_secret_header(name) else value for name, value in headers.items()}
+    """Return the headers of an answer, with `***` for cookies, keys and what is in the queries of URLs.
+
+    Repeated ones are joined with commas.
+    """
+    return {name: _visible(name, value) for name, value in headers.items()}
 
 
 def usage_in(body: Any) -> dict[str, int] | None:
@@ -71,16 +67,30 @@ def usage_in(body: Any) -> dict[str, int] | None:
     return {"input": usage.input, "output": usage.output, "total": usage.total}
 
 
-def _text(response: httpx.Response, content: bytes, *, lenient: bool) -> str | None:
+def _visible(name: str, value: str) -> str:
+    if is_secret_header(name):
+        return MASK
+    if name.lower() in {"location", "content-location"}:
+        return url_without_values(value)
+    return urls_without_values(value) if name.lower() in {"refresh", "link"} else value
+
+
+def _text(kind: str, content: bytes) -> str | None:
+    """Return the text that some bytes are in the charset that is named, if that is a usual one, and else in UTF-8."""
+    named = _NAMED.search(kind)
+    charset = None if named is None else _charset(named[1])
+    lenient = kind.startswith("text/") and (named is None or charset is not None)
     try:
-        text = content.decode(response.charset_encoding or "utf-8", "replace" if lenient else "strict")
-    except (LookupError, UnicodeError):
+        text = content.decode(charset or "utf-8", "replace" if lenient else "strict")
+        text.encode()
+    except UnicodeError:
         return None
     return None if "\0" in text else text
 
 
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError("no number that can be stored")
-    return number
+def _charset(name: str) -> str | None:
+    try:
+        found = codecs.lookup(name).name if _NAME.fullmatch(name) else ""
+    except LookupError:
+        return None
+    return found if _CHARSETS.fullmatch(found) else None

@@ -11,7 +11,8 @@ from apflow.engine.schema_check import check_by_schema
 from apflow.engine.settings import settings_of
 from apflow.errors import ExecutorError, InvalidInputsError
 from apflow.executors.network import Allowed
-from apflow.executors.redaction import MASK, mask_left_in, masked, masked_url
+from apflow.executors.quiet import quiet
+from apflow.executors.redaction import LONGEST_URL, MASK, mask_left_in, masked, masked_url, text_masked
 
 _SECONDS: Final = 60.0
 _MOST_SECONDS: Final = 86_400.0
@@ -20,7 +21,11 @@ _TEXT: Final = {"type": "string", "minLength": 1}
 _INPUTS: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
-        "endpoint": _TEXT | {"description": "Where the other apflow serves MCP, such as https://api.example.com/mcp."},
+        "endpoint": _TEXT
+        | {
+            "maxLength": LONGEST_URL,
+            "description": "Where the other apflow serves MCP, such as https://api.example.com/mcp.",
+        },
         "action": {
             "enum": ["call", "list", "wait"],
             "default": "call",
@@ -70,7 +75,8 @@ class ApFlowApiExecutor(ExecutableTask):
 
     Only public addresses are open. Settings, `Runtime(settings={"apflow_api_executor": {...}})`: `allow`, a list of
     hosts, addresses and networks that are open as well; `headers`, `{origin: {name: value}}`, sent to that origin
-    only; `max_bytes`, what one answer may have.
+    only; `max_bytes`, what one answer may have, and a whole list of modules; `timeout` (seconds), which no inputs can
+    exceed.
     """
 
     id = "apflow_api_executor"
@@ -87,8 +93,8 @@ class ApFlowApiExecutor(ExecutableTask):
     def redact(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return inputs with `***` for what looks like a secret by its name."""
         kept = masked(inputs)
-        if isinstance(kept.get("endpoint"), str):
-            kept["endpoint"] = masked_url(kept["endpoint"])
+        if "endpoint" in kept:
+            kept["endpoint"] = text_masked(inputs["endpoint"], masked_url)
         return dict(kept)
 
     async def execute(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class ApFlowApiExecutor(ExecutableTask):
             ValueError: A setting is wrong.
         """
         from apflow.executors.sessions import endpoint_of, talk
-        from apflow.executors.transport import MAX_BYTES, GuardedTransport, headers_for, limit_of
+        from apflow.executors.transport import MAX_BYTES, GuardedTransport, headers_for, host_of, limit_of
 
         given = {name: value for name, value in inputs.items() if name != "dependencies"}
         check_by_schema(self.id, _INPUTS, given)
@@ -111,9 +117,10 @@ class ApFlowApiExecutor(ExecutableTask):
         headers = headers_for(settings, url)
         allow = Allowed.parse(settings.get("allow", ()))
         transport = GuardedTransport(allow, int(limit_of(settings, "max_bytes", MAX_BYTES)))
-        seconds = given.get("timeout", _SECONDS)
+        seconds = min(given.get("timeout", _SECONDS), limit_of(settings, "timeout", _MOST_SECONDS))
         try:
-            async with asyncio.timeout(seconds):
-                return await talk(url, transport, headers, given)
+            with quiet():
+                async with asyncio.timeout(seconds):
+                    return await talk(url, transport, headers, given)
         except TimeoutError:
-            raise ExecutorError(f"{url.host} gave no answer within {seconds:g} s", retryable=True) from None
+            raise ExecutorError(f"{host_of(url)} gave no answer within {seconds:g} s", retryable=True) from None

@@ -31,6 +31,7 @@ _LOCAL = re.compile(r"(?=.{1,64}$)[\w!#$%&'*+/=?^`{|}~-]+(\.[\w!#$%&'*+/=?^`{|}~
 _DOMAIN = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
+_LONGEST_DOMAIN = 1012  # characters, before it is written in ASCII
 _HEADER = re.compile(r"[!-9;-~]{1,70}")
 _CONTENT_TYPE = re.compile(r"([a-z0-9][a-z0-9!#$&^_.+-]*)/([a-z0-9][a-z0-9!#$&^_.+-]*)")
 _OURS = re.compile(
@@ -142,6 +143,8 @@ def _display_name(name: str, field: str) -> str:
 def _ascii(domain: str) -> str:
     if domain.isascii():
         return domain
+    if len(domain) > _LONGEST_DOMAIN:
+        return ""
     import idna
 
     try:

@@ -13,8 +13,8 @@ import httpx
 
 from apflow.context import current
 from apflow.errors import ExecutorError, InvalidInputsError
-from apflow.executors.redaction import is_secret_header
-from apflow.executors.transport import checked_headers, checked_url, headers_for, origin_of, unreachable
+from apflow.executors.redaction import LONGEST_URL, is_secret_header
+from apflow.executors.transport import checked_headers, checked_url, headers_for, host_of, origin_of, unreachable
 from apflow.state import current_state
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SEE_OTHER: Final = 303
 _NOT_REPEATED: Final = frozenset({301, 302})  # POST becomes GET: what every browser made of these.
 _KEYED: Final = frozenset({"POST", "PATCH"})
+# Any other header may be one that another origin must not see: its name does not tell.
+_PUBLIC: Final = frozenset({"accept", "accept-language", "content-type", "user-agent", "range"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Asked:
     Attributes:
         method: `GET`, ...
         url: Checked.
-        headers: Sent wherever redirects lead.
-        secrets: Headers for the origin that was asked first, no longer sent once a redirect has left it.
+        headers: Of these, only the public ones are sent once a redirect has left the origin that was asked first.
+        secrets: Headers that are no longer sent then, and are secret by their name or as settings.
         content: The body, or None.
     """
 
@@ -77,7 +79,10 @@ def asked_by(inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> Asked:
         raise InvalidInputsError(f"headers: {error}") from None
     if pairs := _pairs(inputs.get("query", {})):
         query = url.query + b"&" * bool(url.query) + urlencode(pairs).encode("ascii")
-        url = url.copy_with(query=query)
+        try:
+            url = url.copy_with(query=query)
+        except httpx.InvalidURL:
+            raise InvalidInputsError("query: the URL with it is too long") from None
     method = inputs.get("method", "GET")
     content, kind = _content(inputs)
     headers = httpx.Headers({} if kind is None else {"Content-Type": kind})
@@ -116,14 +121,23 @@ async def answered(
                 await response.aclose()
     except httpx.TransportError as error:
         raise unreachable(asked.url, error) from None
-    raise ExecutorError(f"more than {_MOST_REDIRECTS} redirects; the last one leads to {asked.url.host}")
+    raise ExecutorError(f"more than {_MOST_REDIRECTS} redirects; the last one leads to {host_of(asked.url)}")
 
 
 def _redirected(asked: Asked, response: httpx.Response) -> Asked:
     """Return the request that an answer leads to."""
-    host = asked.url.host
+    host = host_of(asked.url)
+    location = response.headers["Location"]
+    if len(location) > LONGEST_URL:
+        raise ExecutorError(
+            f"{host} redirects to a URL that is not followed: it has more than {LONGEST_URL} characters"
+        )
     try:
-        url = checked_url(urljoin(str(asked.url), response.headers["Location"]))
+        target = urljoin(str(asked.url), location)
+    except ValueError:
+        target = ""
+    try:
+        url = checked_url(target)
     except ValueError as error:
         raise ExecutorError(f"{host} redirects to a URL that is not followed: it {error}") from None
     if asked.url.scheme == "https" and url.scheme == "http":
@@ -133,12 +147,17 @@ def _redirected(asked: Asked, response: httpx.Response) -> Asked:
         dropped = ("content-", "idempotency-key")
         kept = {name: value for name, value in asked.headers.items() if not name.lower().startswith(dropped)}
         asked = replace(asked, method="GET", headers=kept, content=None)
-    upgraded = url.host == host and url.port is None and asked.url.port is None
+    upgraded = host_of(url) == host and url.port is None and asked.url.port is None
     if origin_of(asked.url) == origin_of(url) or upgraded:
         return replace(asked, url=url)
     if asked.content is not None:
-        raise ExecutorError(f"{host} redirects a request with a body to {url.host}, which is not followed")
-    return replace(asked, url=url, secrets={})
+        raise ExecutorError(f"{host} redirects a request with a body to {host_of(url)}, which is not followed")
+    public = {name: value for name, value in asked.headers.items() if _is_public(name.lower())}
+    return replace(asked, url=url, headers=public, secrets={})
+
+
+def _is_public(name: str) -> bool:
+    return name in _PUBLIC or name.startswith("if-")
 
 
 def _content(inputs: Mapping[str, Any]) -> tuple[bytes | None, str | None]:

@@ -26,6 +26,7 @@ Network = IPv4Network | IPv6Network
 _RESOLVE_SECONDS: Final = 10.0
 _LARGEST_PORT: Final = 65_535
 _LONGEST_HOST: Final = 253
+_LONGEST_GIVEN: Final = 4 * _LONGEST_HOST  # longer ones take long to normalise, and are none afterwards
 _HOST: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 # What the C library takes for an IPv4 address: one to four numbers, each decimal, octal or hexadecimal.
 _NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
@@ -118,6 +119,8 @@ def normal_host(host: str) -> str:
         AddressRefusedError: It is no host name and no address, or an address with a zone.
     """
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if len(bare) > _LONGEST_GIVEN:
+        raise AddressRefusedError("the host is no host name and no IP address (malformed)")
     if ":" in bare:
         return _normal_ipv6(bare)
     text = unicodedata.normalize("NFKC", bare).translate(_DOTS).lower()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Any, Final
 
 from apflow.engine.executable import ExecutableTask
 from apflow.engine.registry import executor_register
 from apflow.engine.schema_check import check_by_schema
 from apflow.engine.settings import settings_of
+from apflow.engine.specs import is_reference
 from apflow.errors import ExecutorError, InvalidInputsError
 from apflow.executors.answers import body_of, usage_in, visible
+from apflow.executors.echoes import bytes_without, secrets_in, without
 from apflow.executors.network import Allowed
+from apflow.executors.quiet import quiet
 from apflow.executors.redaction import (
+    LONGEST_URL,
     MASK,
+    covered,
     is_secret_header,
     is_secret_parameter,
     mask_left_in,
@@ -22,6 +28,8 @@ from apflow.executors.redaction import (
     masked,
     masked_text,
     masked_url,
+    text_masked,
+    url_without_values,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +63,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 _INPUTS: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
-        "url": _TEXT | {"description": "http or https, without a user name: use auth."},
+        "url": _TEXT | {"maxLength": LONGEST_URL, "description": "http or https, without a user name: use auth."},
         "method": {"enum": list(_METHODS), "default": "GET"},
         "headers": {"type": "object", "additionalProperties": _TEXT},
         "query": _FIELDS | {"description": "Added to the query of the URL; lists repeat the parameter."},
@@ -149,7 +157,7 @@ class RestExecutor(ExecutableTask):
             ValueError: A setting is wrong.
         """
         from apflow.executors.exchange import answered, asked_by
-        from apflow.executors.transport import MAX_BYTES, GuardedTransport, limit_of
+        from apflow.executors.transport import MAX_BYTES, GuardedTransport, host_of, limit_of
 
         given = {name: value for name, value in inputs.items() if name != "dependencies"}
         check_by_schema(self.id, _INPUTS, given)
@@ -160,29 +168,39 @@ class RestExecutor(ExecutableTask):
         seconds = min(given.get("timeout", _SECONDS), longest)
         asked = asked_by(given, settings)
         allow, most = Allowed.parse(settings.get("allow", ())), min(given.get("max_bytes", largest), largest)
-        follow = given.get("follow_redirects", True)
+        follow, secrets = given.get("follow_redirects", True), secrets_in(asked.secrets)
         try:
-            async with (
-                asyncio.timeout(seconds),
-                GuardedTransport(allow, most) as transport,
-                answered(transport, asked, follow=follow) as (last, response),
-            ):
-                return await _result(last, response, given)
+            with quiet():
+                async with (
+                    asyncio.timeout(seconds),
+                    GuardedTransport(allow, most) as transport,
+                    answered(transport, asked, follow=follow) as (last, response),
+                ):
+                    return await _result(last, response, given, secrets)
         except TimeoutError:
-            raise ExecutorError(f"{asked.url.host} gave no answer within {seconds:g} s", retryable=True) from None
+            raise ExecutorError(f"{host_of(asked.url)} gave no answer within {seconds:g} s", retryable=True) from None
 
 
-async def _result(asked: Asked, response: httpx.Response, given: Mapping[str, Any]) -> dict[str, Any]:
+async def _result(
+    asked: Asked, response: httpx.Response, given: Mapping[str, Any], secrets: list[str]
+) -> dict[str, Any]:
+    from apflow.executors.transport import host_of
+
     status = response.status_code
     if given.get("raise_for_status", False) and status >= _CLIENT_ERROR:
         retryable = status >= _SERVER_ERROR or status in _RETRYABLE
-        raise ExecutorError(f"{asked.url.host} answered with status {status}", retryable=retryable)
-    body, encoding = body_of(response, b"".join([chunk async for chunk in response.aiter_raw()]))
+        raise ExecutorError(f"{host_of(asked.url)} answered with status {status}", retryable=retryable)
+    content = b"".join([chunk async for chunk in response.aiter_raw()])
+    body, encoding = body_of(response, content)
+    if encoding is not None:
+        kept = base64.b64encode(bytes_without(content, secrets)).decode("ascii")
+    else:
+        kept = without(body, secrets)
     result = {
         "status_code": status,
-        "response_body": body,
-        "headers": visible(response.headers),
-        "url": masked_url(str(asked.url), lambda _: True),
+        "response_body": kept,
+        "headers": without(visible(response.headers), secrets),
+        "url": without(url_without_values(str(asked.url)), secrets),
     }
     if encoding is not None:
         result["encoding"] = encoding
@@ -192,16 +210,16 @@ async def _result(asked: Asked, response: httpx.Response, given: Mapping[str, An
 
 
 def _masked_auth(auth: Any) -> Any:
-    return masked(auth, lambda _: True)
+    return masked(auth, lambda _: True) if isinstance(auth, dict) and not is_reference(auth) else covered(auth)
 
 
 # How each field of the inputs is masked, and how a mask is found that somebody sent back.
 _HIDE: Final[dict[str, Callable[[Any], Any]]] = {
-    "url": masked_url,
+    "url": lambda url: text_masked(url, masked_url),
     "headers": lambda headers: masked(headers, is_secret_header),
     "query": lambda query: masked(query, is_secret_parameter),
     "json": masked,
-    "body": masked_text,
+    "body": lambda body: text_masked(body, masked_text),
     "form": masked,
     "auth": _masked_auth,
 }

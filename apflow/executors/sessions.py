@@ -20,8 +20,10 @@ from mcp.types import (
 )
 
 from apflow.errors import ExecutorError, InvalidInputsError
-from apflow.executors.answers import parsed, usage_in
-from apflow.executors.transport import checked_url, unreachable
+from apflow.executors.answers import usage_in
+from apflow.executors.echoes import secrets_in, without
+from apflow.executors.transport import checked_url, host_of, too_large, unreachable
+from apflow.executors.values import is_deep, parsed, storable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -82,7 +84,8 @@ async def _talk(host: _Host, headers: Mapping[str, str], inputs: Mapping[str, An
         async with host.session(headers) as session:
             match inputs.get("action", "call"):
                 case "list":
-                    return {"response": {"modules": await _modules(session)}}
+                    modules = await _modules(host, session)
+                    return {"response": {"modules": without(modules, secrets_in(headers))}}
                 case "wait":
                     response = await _waited(
                         host, session, payload["task_id"], inputs.get("poll_seconds", _POLL_SECONDS)
@@ -91,7 +94,7 @@ async def _talk(host: _Host, headers: Mapping[str, str], inputs: Mapping[str, An
                     response = await _called(host, session, payload["module"], payload.get("inputs", {}))
     except Exception as error:  # noqa: BLE001 - whatever a remote server can bring about
         raise host.error(error) from None
-    result = {"response": response}
+    result = {"response": without(response, secrets_in(headers))}
     stated = response.get("token_usage") if isinstance(response, dict) else None
     if isinstance(stated, dict) and (usage := usage_in({"token_usage": stated})) is not None:
         result["token_usage"] = usage
@@ -103,7 +106,7 @@ class _Host:
 
     def __init__(self, url: httpx.URL, transport: GuardedTransport) -> None:
         self._url, self._transport = url, transport
-        self.name = url.host
+        self.name = host_of(url)
 
     @asynccontextmanager
     async def session(self, headers: Mapping[str, str]) -> AsyncIterator[ClientSession]:
@@ -123,6 +126,11 @@ class _Host:
         ):
             await session.initialize()
             yield session
+
+    def check_size(self) -> None:
+        """Refuse more answers than may be collected together."""
+        if self._transport.received > self._transport.max_bytes:
+            raise too_large(self._transport.max_bytes)
 
     def error(self, error: Exception) -> ExecutorError:
         """Return an error as executors raise it."""
@@ -147,7 +155,10 @@ async def _called(host: _Host, session: ClientSession, module: str, inputs: Mapp
     call = CallToolRequest(params=CallToolRequestParams(name=module, arguments=dict(inputs)))
     # Not `call_tool`: that lists all modules first, to check the result for us.
     result = await session.send_request(ClientRequest(call), CallToolResult)
-    value = _value(result)
+    try:
+        value = _value(result)
+    except RecursionError:
+        raise ExecutorError(f"{host.name} answered with what is nested too deeply") from None
     if result.isError:
         code = value.get("code") if isinstance(value, dict) else None
         told = f" with {code}" if isinstance(code, str) and _CODE.fullmatch(code) else ""
@@ -166,26 +177,32 @@ async def _waited(host: _Host, session: ClientSession, task_id: str, poll_second
         await asyncio.sleep(poll_seconds)
 
 
-async def _modules(session: ClientSession) -> list[dict[str, Any]]:
+async def _modules(host: _Host, session: ClientSession) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
-    for _ in range(_MOST_PAGES):
+    cursors: set[str] = set()
+    while True:
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
+        host.check_size()
+        if any(is_deep(tool.inputSchema) for tool in page.tools):
+            raise ExecutorError(f"{host.name} lists a module with a schema that is nested too deeply")
         found += [
             {"id": tool.name, "description": tool.description or "", "input_schema": tool.inputSchema}
             for tool in page.tools
         ]
         cursor = page.nextCursor
         if cursor is None:
-            break
-    return found
+            return found
+        if cursor in cursors or len(cursors) == _MOST_PAGES:
+            raise ExecutorError(f"{host.name} lists its modules without an end")
+        cursors.add(cursor)
 
 
 def _value(result: CallToolResult) -> Any:
     if result.structuredContent is not None:
-        return result.structuredContent
+        return storable(result.structuredContent)
     if not all(isinstance(part, TextContent) for part in result.content):
-        return [part.model_dump(mode="json", exclude_none=True) for part in result.content]
+        return storable([part.model_dump(mode="json", exclude_none=True) for part in result.content])
     text = "\n".join(part.text for part in result.content if isinstance(part, TextContent))
     try:
         return parsed(text)

@@ -19,14 +19,16 @@ import httpx
 
 from apflow.errors import AddressRefusedError, ExecutorError
 from apflow.executors.network import Allowed, normal_host, resolve
+from apflow.executors.streams import Stream, headers_only
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
 MAX_BYTES: Final = 10 * 1024 * 1024
 # What one address gets to accept a connection while others are left.
 _NEXT_ADDRESS_SECONDS: Final = 5.0
 _GZIP: Final = 31  # zlib's word for "with the header of gzip".
+_MOST_MEMBERS: Final = 100  # pieces that are packed each by itself; each costs time, even an empty one
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
@@ -52,10 +54,13 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     Attributes:
         failure: Why an answer to a POST could not be read, for who talks through a client that swallows errors.
         failed: Set once there is such a failure.
+        max_bytes: As given.
+        received: What all bodies so far had, in bytes and unpacked.
     """
 
     def __init__(self, allow: Allowed, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        self.received = 0
         self._pool = httpcore.AsyncConnectionPool(ssl_context=_tls(), network_backend=_Backend(allow))
         self.failure: Exception | None = None
         self.failed = asyncio.Event()
@@ -78,18 +83,18 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _as_httpx():
+        with _as_httpx(), headers_only():
             answer = await self._pool.handle_async_request(sent)
         headers = httpx.Headers(answer.headers)
         try:
-            packed = request.method != "HEAD" and _packed(headers, self._max_bytes)
+            packed = request.method != "HEAD" and _packed(headers, self.max_bytes)
         except ExecutorError:
             await answer.aclose()
             raise
         for name in ("Content-Encoding", "Content-Length") if packed else ():
             headers.pop(name, None)
-        report = self.fail if request.method == "POST" else None
-        return httpx.Response(answer.status, headers=headers, stream=_Body(answer, packed, self._max_bytes, report))
+        body = _Body(answer, packed, self, reports=request.method == "POST")
+        return httpx.Response(answer.status, headers=headers, stream=body)
 
     def fail(self, error: Exception) -> None:
         """Note why an answer could not be read."""
@@ -119,10 +124,13 @@ class _Backend(httpcore.AsyncNetworkBackend):
         for address in others:
             patience = _NEXT_ADDRESS_SECONDS if timeout is None else min(timeout, _NEXT_ADDRESS_SECONDS)
             try:
-                return await self._tcp.connect_tcp(address, port, patience, local_address, socket_options)
+                return await self._connect(address, port, patience, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return await self._tcp.connect_tcp(last, port, timeout, local_address, socket_options)
+        return await self._connect(last, port, timeout, local_address, socket_options)
+
+    async def _connect(self, *where: Any) -> httpcore.AsyncNetworkStream:
+        return Stream(await self._tcp.connect_tcp(*where))
 
     async def sleep(self, seconds: float) -> None:
         await self._tcp.sleep(seconds)
@@ -135,11 +143,13 @@ class _Body(httpx.AsyncByteStream):
         self,
         answer: httpcore.Response,
         packed: bool,  # noqa: FBT001 - one caller
-        limit: int,
-        report: Callable[[Exception], None] | None,
+        transport: GuardedTransport,
+        *,
+        reports: bool,
     ) -> None:
-        self._answer, self._limit, self._report = answer, limit, report
-        self._unpack = _Unpacker(limit) if packed else None
+        self._answer, self._transport, self._reports = answer, transport, reports
+        self._limit = transport.max_bytes
+        self._unpack = _Unpacker(self._limit) if packed else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         read = 0
@@ -149,12 +159,14 @@ class _Body(httpx.AsyncByteStream):
                     read += len(chunk)
                     if read > self._limit:
                         raise too_large(self._limit)
-                    yield chunk if self._unpack is None else self._unpack.feed(chunk)
+                    plain = chunk if self._unpack is None else self._unpack.feed(chunk)
+                    self._transport.received += len(plain)
+                    yield plain
             if self._unpack is not None:
                 self._unpack.finish()
         except (ExecutorError, httpx.TransportError) as error:
-            if self._report is not None:
-                self._report(error)
+            if self._reports:
+                self._transport.fail(error)
             raise
 
     async def aclose(self) -> None:
@@ -168,11 +180,15 @@ class _Unpacker:
         self._limit = self._left = limit
         self._member = zlib.decompressobj(_GZIP)
         self._begun = False
+        self._members = 1
 
     def feed(self, data: bytes) -> bytes:
         parts = []
         while data:
             if self._member.eof:
+                self._members += 1
+                if self._members > _MOST_MEMBERS:
+                    raise ExecutorError(f"the answer is packed in more than {_MOST_MEMBERS} pieces")
                 self._member = zlib.decompressobj(_GZIP)
             try:
                 parts.append(self._member.decompress(data, self._left + 1))
@@ -211,9 +227,17 @@ def checked_url(url: object) -> httpx.URL:
     host = normal_host(host)
     try:
         parsed = httpx.URL(f"{scheme}://{f'[{host}]' if ':' in host else host}{port}{rest}")
+        _ = parsed.host  # httpx wants to read what begins with xn-- whenever it makes a request
     except httpx.InvalidURL:
         raise ValueError(_NO_URL) from None
+    except UnicodeError:
+        raise AddressRefusedError("the host is no host name and no IP address (malformed)") from None
     return parsed.copy_with(fragment=None)
+
+
+def host_of(url: httpx.URL) -> str:
+    """Return the host of a URL in ASCII, as it is resolved and as texts call it."""
+    return url.raw_host.decode("ascii")
 
 
 def origin_of(url: httpx.URL) -> str:
@@ -273,9 +297,9 @@ def unreachable(url: httpx.URL, error: httpx.TransportError) -> ExecutorError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return ExecutorError(f"the certificate of {url.host} is not valid for it")
+            return ExecutorError(f"the certificate of {host_of(url)} is not valid for it")
         cause = cause.__cause__ or cause.__context__
-    return ExecutorError(f"the connection to {url.host} failed ({type(error).__name__})", retryable=True)
+    return ExecutorError(f"the connection to {host_of(url)} failed ({type(error).__name__})", retryable=True)
 
 
 @cache

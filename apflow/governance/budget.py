@@ -238,13 +238,18 @@ def budgets(value: Any) -> tuple[Budget, ...]:
     """
     if value is None:
         return ()
+    if not isinstance(value, list | tuple):
+        return (_one_budget(value),)
+    several = tuple(_one_budget(one) for one in value)
+    _check_distinct(several)
+    return several
+
+
+def _one_budget(value: object) -> Budget:
     if isinstance(value, Budget):
-        return (value,)
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
-        return (Budget(tokens=value),)
-    if isinstance(value, list | tuple) and all(isinstance(one, Budget) for one in value):
-        _check_distinct(value)
-        return tuple(value)
+        return Budget(tokens=value)
     raise ValueError(
         f"takes a number of tokens, a Budget or a list of them, not a value of type {type(value).__name__}"
     )

@@ -44,12 +44,14 @@ class Deletion:
         store: Where the task is.
         task_id: The task.
         cascade: Delete what is inside it too, and whatever depends on one of these or links to it.
+        whole: Without `cascade`: delete the tasks inside it too, unless one that stays needs one of these.
     """
 
-    def __init__(self, store: Store, task_id: str, *, cascade: bool) -> None:
+    def __init__(self, store: Store, task_id: str, *, cascade: bool, whole: bool = False) -> None:
         self._store = store
         self._task_id = task_id
         self._cascade = cascade
+        self._whole = whole
         self._deleted: int | None = None
 
     def __call__(self, tx: Tx) -> int:
@@ -57,8 +59,8 @@ class Deletion:
 
         Raises:
             RunNotFoundError: There is no such task.
-            TaskFrozenError: It is archived.
-            TaskInUseError: Others need it.
+            TaskFrozenError: It is archived, or something inside it that would go.
+            TaskInUseError: Others need it, or something inside it that would go.
             RunActiveError: Something that would go is running.
         """
         going, nodes_below = self._settled(tx)
@@ -67,8 +69,8 @@ class Deletion:
                 raise RunNotFoundError(self._task_id)
             return self._deleted
         if not self._cascade:
-            self._refuse_frozen(tx)
-            self._refuse_needed(tx, nodes_below)
+            self._refuse_frozen(tx, going)
+            self._refuse_needed(tx, going, nodes_below)
         self._refuse_active(tx, going)
         for table, column, more in OF_RUNS:
             _each(tx, f"DELETE FROM {table} WHERE {among(tx.dialect, column)}{more}", sorted(going))
@@ -103,7 +105,7 @@ class Deletion:
             if self._cascade:
                 reached += _found(tx, "original_task_id", newest, " AND origin_type = 'link'")
                 reached += _found(tx, "id", [one for needed in newest for one in needs.get(needed, ())])
-            else:
+            elif not self._whole:
                 kept += [one.id for one in reached if one.kind == "node"]
                 reached = [one for one in reached if one.kind != "node"]
             added = {one.id: one for one in reached if one.id not in going}
@@ -113,20 +115,26 @@ class Deletion:
 
     # -- what keeps it ---------------------------------------------------------------------------------------
 
-    def _refuse_frozen(self, tx: Tx) -> None:
-        sql = "SELECT 1 FROM apflow_tasks WHERE id = :id AND origin_type = 'archive'"
-        if tx.row(sql, {"id": self._task_id}) is not None:
-            raise TaskFrozenError(f"task {self._task_id} is archived; delete it with cascade=True")
+    def _refuse_frozen(self, tx: Tx, going: Iterable[str]) -> None:
+        sql = f"SELECT id FROM apflow_tasks WHERE {among(tx.dialect, 'id')} AND origin_type = 'archive' ORDER BY id"
+        for chunk in chunks(tx.dialect, sorted(going)):
+            if (row := tx.row(sql, {"chunk": chunk})) is not None:
+                raise TaskFrozenError(
+                    f"task {row[0]} is archived; TaskRepository(store).delete_task({self._task_id!r}, cascade=True) "
+                    "deletes it"
+                )
 
-    def _refuse_needed(self, tx: Tx, nodes_below: list[str]) -> None:
-        links = _found(tx, "original_task_id", [self._task_id], " AND origin_type = 'link'")
-        blockers = [*nodes_below, *dependents_of(tx, self._task_id), *(one.id for one in links)]
-        ids = [one for one in dict.fromkeys(blockers) if one != self._task_id]
+    def _refuse_needed(self, tx: Tx, going: dict[str, _Task], nodes_below: list[str]) -> None:
+        nodes = [one.id for one in going.values() if one.kind == "node"]
+        links = _found(tx, "original_task_id", nodes, " AND origin_type = 'link'")
+        blockers = [*nodes_below, *_dependents(tx, nodes), *(one.id for one in links)]
+        ids = [one for one in dict.fromkeys(blockers) if one not in going]
         if ids:
             more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
             raise TaskInUseError(
                 f"task {self._task_id} is needed by {', '.join(ids[:_NAMED])}{more}, which are inside it, depend on it "
-                "or link to it; delete these first, or all of them with cascade=True",
+                "or link to it, or to what is inside it; delete these first, or all of them with "
+                f"TaskRepository(store).delete_task({self._task_id!r}, cascade=True)",
                 ids,
             )
 
@@ -169,6 +177,14 @@ def _found(tx: Tx, column: str, values: Iterable[str], more: str = "") -> Iterat
     for chunk in chunks(tx.dialect, values):
         for row in tx.rows(sql, {"chunk": chunk}):
             yield _Task(*row)
+
+
+def _dependents(tx: Tx, nodes: list[str]) -> list[str]:
+    """Return the ids of the tasks that depend on one of these."""
+    if len(nodes) == 1:
+        return dependents_of(tx, nodes[0])
+    found = all_dependents(tx) if nodes else {}
+    return [one for node in nodes for one in found.get(node, ())]
 
 
 def _touched(going: dict[str, _Task]) -> set[str]:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from apflow.storage.conditions import NODE, by_code_points
 
 if TYPE_CHECKING:
-    from apflow.storage.store import Tx
+    from apflow.storage.store import Dialect, Tx
 
+#: `dependencies` of a table of tasks as JSON text.
+AS_TEXT = "CAST({}.dependencies AS TEXT)"
 _TEXT = "CAST(dependencies AS TEXT)"
 
 
@@ -25,7 +27,7 @@ def dependents_of(tx: Tx, task_id: str) -> list[str]:
         # As apflow writes it, and as other programs do, which write ASCII only.
         {"id": task_id, "plain": json.dumps(task_id, ensure_ascii=False), "escaped": json.dumps(task_id)},
     )
-    return [one for one, dependencies in rows if task_id in _needed(dependencies)]
+    return [one for one, dependencies in rows if task_id in named(dependencies)]
 
 
 def all_dependents(tx: Tx) -> dict[str, list[str]]:
@@ -33,18 +35,43 @@ def all_dependents(tx: Tx) -> dict[str, list[str]]:
     sql = f"SELECT id, {_TEXT} FROM apflow_tasks WHERE {NODE} AND dependencies IS NOT NULL AND {_TEXT} <> '[]'"
     found: dict[str, list[str]] = {}
     for one, dependencies in tx.rows(sql):
-        for needed in _needed(dependencies):
+        for needed in named(dependencies):
             found.setdefault(needed, []).append(one)
     return found
 
 
-def _needed(dependencies: str) -> set[str]:
+def entries(dialect: Dialect, table: str) -> tuple[str, str]:
+    """Return how a query gets at what tasks depend on, without reading it: what it cannot read names nobody.
+
+    Args:
+        dialect: The kind of database.
+        table: The name that tasks have in the query.
+
+    Returns:
+        What to put after that table, so that each row has one entry of its dependencies; and the id in it, or NULL.
+    """
+    text = AS_TEXT.format(table)
+    if dialect == "sqlite":
+        array = f"CASE WHEN NOT json_valid({text}) THEN '[]' WHEN json_type({text}) = 'array' THEN {text} ELSE '[]' END"
+        one = "CASE entry.type WHEN 'object' THEN json_extract(entry.value, '$.id') WHEN 'text' THEN entry.value END"
+        return f"CROSS JOIN json_each({array}) AS entry", one
+    # PostgreSQL stores a NUL inside JSON, and fails when it has to give it as text.
+    readable = f"json_typeof({table}.dependencies) = 'array' AND strpos({text}, '\\u0000') = 0"
+    array = f"CASE WHEN {readable} THEN {table}.dependencies ELSE '[]' END"
+    one = (
+        "CASE json_typeof(entry.value) WHEN 'object' THEN entry.value ->> 'id' "
+        "WHEN 'string' THEN entry.value #>> '{}' END"
+    )
+    return f"CROSS JOIN LATERAL json_array_elements({array}) AS entry (value)", one
+
+
+def named(dependencies: str) -> set[str]:
     """Return the ids that `dependencies` names: its entries are ids, or objects with an `id`."""
     try:
-        entries = json.loads(dependencies)
+        listed = json.loads(dependencies)
     except ValueError:  # Another program wrote it; only reading that very task has to fail.
         return set()
-    if not isinstance(entries, list):
+    if not isinstance(listed, list):
         return set()
-    named = (entry.get("id") if isinstance(entry, dict) else entry for entry in entries)
-    return {one for one in named if isinstance(one, str)}
+    ids = (entry.get("id") if isinstance(entry, dict) else entry for entry in listed)
+    return {one for one in ids if isinstance(one, str)}

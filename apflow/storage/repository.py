@@ -6,6 +6,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from apflow.errors import TaskFrozenError, TaskTreeError
+from apflow.storage.circles import given, refuse_circles, refuse_unknown
 from apflow.storage.conditions import (
     NODE,
     among,
@@ -71,7 +72,7 @@ class TaskRepository:
         return found[0] if found else None
 
     async def create_task(self, **columns: Any) -> TaskModel:
-        """Store one more task and return it. `TaskCreator` makes trees of them, and looks at how they hang together.
+        """Store one more task and return it. `TaskCreator` makes trees, and looks at executors and inputs too.
 
         Args:
             columns: Its values, `name` at least; see `update_task`. Without an `id` it gets a new one, without a
@@ -79,7 +80,8 @@ class TaskRepository:
                 begun: of kind `node`, status `pending` and priority 2, unless these are given.
 
         Raises:
-            TaskTreeError: There is a task with this id.
+            TaskTreeError: There is a task with this id, or none that `parent_id` or `dependencies` names; or the task
+                would be inside itself, or depend on itself. `ids` names them.
             ValueError: A column is unknown or cannot hold the value; the text names the column.
             StorageError: Nothing was stored.
         """
@@ -97,11 +99,13 @@ class TaskRepository:
 
         def insert(tx: Tx) -> Row | None:
             nonlocal inserted
+            refuse_unknown(tx, params["id"], params)
             if params["task_tree_id"] is None:
                 tree = tx.row("SELECT COALESCE(task_tree_id, id) FROM apflow_tasks WHERE id = :parent_id", params)
                 params["task_tree_id"] = None if tree is None else tree[0]
             if tx.execute(sql, params) != 1 and not inserted:
                 return None
+            refuse_circles(tx, params["id"], params)
             inserted = True  # If the answer of the commit is lost, the row is found to be there.
             return tx.row(f"SELECT {selected()} FROM apflow_tasks WHERE id = :id", params)
 
@@ -125,6 +129,8 @@ class TaskRepository:
 
         Raises:
             TaskFrozenError: It is archived.
+            TaskTreeError: `parent_id` or `dependencies` names a task that is not there, or would put it inside itself
+                or have it depend on itself, however indirectly. `ids` names them.
             ValueError: A column is unknown or is `id`, or cannot hold the value; the text names the column.
             StorageError: Nothing was stored.
         """
@@ -134,9 +140,18 @@ class TaskRepository:
         params = {name: stored(self.store, name, value) for name, value in values.items()}
         changes = ", ".join(f"{name} = :{name}" for name in params)
         params["task_id"] = checked_text(task_id, "task_id")
+        new = {name: params[name] for name in columns}
         sql = f"UPDATE apflow_tasks SET {changes} WHERE id = :task_id AND {_NOT_FROZEN}"
         counts: list[int] = []
-        await self.store.write(lambda tx: counts.append(tx.execute(sql, params)), single=True)
+
+        def update(tx: Tx) -> None:
+            refuse_unknown(tx, task_id, new)
+            count = tx.execute(sql, params)
+            if count:
+                refuse_circles(tx, task_id, new)
+            counts.append(count)
+
+        await self.store.write(update, single=not given(new))
         # If the answer of the commit was lost, it was done again: of the two, the first has archived it.
         if any(counts):
             return True

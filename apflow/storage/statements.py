@@ -95,7 +95,8 @@ UPDATE apflow_tasks SET status = 'in_progress', owner = :owner, epoch = :epoch, 
   accepted = :accepted, checkpoint = :checkpoint, options = :options{json},
   token_budget = COALESCE(token_budget, :token_budget),
   estimated_cost_usd = COALESCE(estimated_cost_usd, :estimated_cost_usd)
-WHERE id = :id AND COALESCE(status, 'pending') = 'pending' AND COALESCE(epoch, 0) = :epoch - 1"""
+WHERE id = :id AND COALESCE(status, 'pending') = 'pending' AND COALESCE(epoch, 0) = :epoch - 1
+  AND (updated_at IS NULL OR updated_at = :seen)"""
 
 _UPSERT_CHILD_TAIL = """
 ON CONFLICT (id) DO UPDATE SET status = excluded.status, result = excluded.result, error = excluded.error,

@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .graph_rows import POSTGRES_SIZES, SIZES
+from .graph_rows import side as graph_side
 from .postgres import databases
 from .sides import Crew, Missing, NotMeasuredError, Program, Side, Worker
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 _PROGRAMS = Path(__file__).parent / "programs"
 _NO_DBOS = "DBOS could not be installed"
-_ON_POSTGRES = ("apflow-pg", "dbos-pg", "ungoverned-pg", "global-pg")
+_GRAPHS_ON_POSTGRES = tuple(graph_side(nodes, postgres=True) for nodes in POSTGRES_SIZES)
+_ON_POSTGRES = ("apflow-pg", "dbos-pg", "ungoverned-pg", "global-pg", *_GRAPHS_ON_POSTGRES)
 _CREW = 4
 
 
@@ -35,7 +38,7 @@ def line_up(folder: Path, dbos_python: str | None) -> Iterator[Mapping[str, Side
             on_postgres: dict[str, Side] = dict.fromkeys(_ON_POSTGRES, Missing(str(error)))
         else:
             on_postgres = _on_postgres(folder, dict(zip(_ON_POSTGRES, urls, strict=True)), dbos_python)
-        sides = _on_files(folder, dbos_python) | _budgets(folder) | on_postgres
+        sides = _on_files(folder, dbos_python) | _budgets(folder) | _graphs(folder) | on_postgres
         for side in sides.values():
             stack.enter_context(closing(side))
         yield sides
@@ -70,12 +73,18 @@ def _budgets(folder: Path) -> dict[str, Side]:
     }
 
 
+def _graphs(folder: Path) -> dict[str, Side]:
+    sizes = {nodes for sizes in SIZES for nodes in sizes}
+    return {graph_side(nodes): _graph(folder, graph_side(nodes), str(folder)) for nodes in sorted(sizes)}
+
+
 def _on_postgres(folder: Path, urls: Mapping[str, str], dbos_python: str | None) -> dict[str, Side]:
     return {
         "apflow-pg": _apflow(folder, "pg", urls["apflow-pg"]),
         "dbos-pg": _dbos(folder, "pg", urls["dbos-pg"], dbos_python),
         "ungoverned-pg": _governed(folder, "nothing", name="ungoverned-pg", url=urls["ungoverned-pg"]),
         "global-pg": _governed(folder, "global", name="global-pg", url=urls["global-pg"]),
+        **{name: _graph(folder, name, urls[name]) for name in _GRAPHS_ON_POSTGRES},
     }
 
 
@@ -92,6 +101,10 @@ def _governed(folder: Path, budgets: str, *, name: str = "", url: str = "") -> W
     name = name or f"governed-{budgets}"
     url = url or _file_url(folder, name)
     return Worker(sys.executable, "governed_side", url, budgets, log=folder / f"{name}.log")
+
+
+def _graph(folder: Path, name: str, target: str) -> Side:
+    return Worker(sys.executable, "graph_side", target, log=folder / f"{name}.log")
 
 
 def _ledger_floor(folder: Path, name: str, *, url: str = "") -> Worker:

@@ -41,7 +41,7 @@ def show(verdicts: Sequence[Verdict], machine: Mapping[str, str]) -> None:
 def as_json(
     verdicts: Sequence[Verdict], results: Mapping[str, Mapping[str, Outcome]], machine: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the verdicts with all repeats and what they were measured on; times are in seconds."""
+    """Return the verdicts with all repeats and what they were measured on; times are in seconds, memory in bytes."""
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": dict(machine),
@@ -80,7 +80,9 @@ def _not_measured(reason: str) -> str:
 def _value(row: Row, seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    if row.rate:
+    if row.unit == "bytes":
+        return f"{seconds / 1024:,.1f} kB"
+    if row.unit == "per second":
         return f"{1 / seconds:,.0f}/s"
     decimals = 3 if seconds < 0.001 else 2 if seconds < 0.01 else 1 if seconds < 0.1 else 0
     return f"{seconds * 1e3:,.{decimals}f} ms"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from .measure import Experiment
 from .verdict import Row
 
@@ -69,12 +71,12 @@ def _reserve(how: str, experiment: str, against: str, *, processes: str = "") ->
         ours=f"hot{processes}",
         reference=f"hot-floor{processes}",
         compare="costs",
-        rate=True,
+        unit="per second",
     )
 
 
-def _postgres(what: str, experiment: str, *, rate: bool = False) -> Row:
-    return Row(what=what, against=_DBOS_PG, experiment=experiment, ours="apflow-pg", reference="dbos-pg", rate=rate)
+def _postgres(what: str, experiment: str, unit: Literal["seconds", "per second"] = "seconds") -> Row:
+    return Row(what=what, against=_DBOS_PG, experiment=experiment, ours="apflow-pg", reference="dbos-pg", unit=unit)
 
 
 ROWS = (
@@ -88,7 +90,7 @@ ROWS = (
         reference="dbos",
         limit=25,
         or_rate=5000,
-        rate=True,
+        unit="per second",
     ),
     _dbos("root run", "root", limit=10),
     _dbos("child run, checkpoint=True", "child", limit=10),
@@ -130,7 +132,7 @@ ROWS = (
     ),
     _postgres("root run, PostgreSQL", "pg-root"),
     _postgres("child run, PostgreSQL", "pg-child"),
-    _postgres("1,000 root runs, one gather, PostgreSQL", "pg-gather", rate=True),
+    _postgres("1,000 root runs, one gather, PostgreSQL", "pg-gather", "per second"),
     _governed("a budget per run", "run", limit=1.6),
     _governed("a global budget", "global", limit=1.6),
     _governed("budgets per run, user and global", "three"),

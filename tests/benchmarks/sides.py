@@ -7,13 +7,13 @@ import os
 import select
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE_SECONDS = 300.0
@@ -25,10 +25,15 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Seconds for one operation: the median and the mean over one repeat."""
+    """Seconds, or bytes, for one operation: the median and the mean over one repeat.
+
+    Attributes:
+        parts: What else was measured in the same repeat, by name.
+    """
 
     median: float
     mean: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Side(Protocol):
@@ -160,7 +165,7 @@ def _sample(line: bytes) -> Sample:
         raise NotMeasuredError(f"no answer but {line!r}") from None
     if "error" in answer:
         raise NotMeasuredError(answer["error"])
-    return Sample(answer["median"], answer["mean"])
+    return Sample(answer["median"], answer["mean"], answer["parts"])
 
 
 def _environment() -> dict[str, str]:

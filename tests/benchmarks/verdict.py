@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .measure import Outcome
+    from .sides import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,9 @@ class Row:
         limit: The bound of the figure: at least this for `faster`, at most for the others. None when nothing
             is promised.
         or_rate: Operations per second with which the promise is kept whatever the figure.
-        rate: Whether to print operations per second instead of the time of one.
+        unit: What is measured, and printed: the seconds of one operation, operations per second, or the bytes of one.
+        part: Which of the parts of our side's samples is compared; None is the median.
+        reference_part: The same of the other side.
     """
 
     what: str
@@ -38,7 +41,9 @@ class Row:
     compare: Literal["costs", "faster", "adds"] = "faster"
     limit: float | None = None
     or_rate: float | None = None
-    rate: bool = False
+    unit: Literal["seconds", "per second", "bytes"] = "seconds"
+    part: str | None = None
+    reference_part: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,7 @@ class Verdict:
 
     Attributes:
         row: The row.
-        ours: Median of our repeats in seconds, None when not measured.
+        ours: Median of our repeats in seconds or bytes, None when not measured.
         reference: The same of the other side.
         figure: Median of the figures of the single repeats, None when one side was not measured.
         holds: Whether the promise is kept; None when nothing is promised or it cannot be told.
@@ -65,26 +70,33 @@ class Verdict:
 def judge(row: Row, outcomes: Mapping[str, Outcome]) -> Verdict:
     """Return what the outcomes of the row's experiment say about it."""
     ours, reference = outcomes[row.ours], outcomes[row.reference]
-    our_median, reference_median, figure = _median(ours), _median(reference), _figure(row, ours, reference)
+    our_median, reference_median = _median(ours, row.part), _median(reference, row.reference_part)
+    figure = _figure(row, ours, reference)
     return Verdict(
         row=row,
         ours=our_median,
         reference=reference_median,
         figure=figure,
         holds=_holds(row, our_median, figure),
-        reason="; ".join(outcome for outcome in (ours, reference) if isinstance(outcome, str)),
+        reason="; ".join(dict.fromkeys(outcome for outcome in (ours, reference) if isinstance(outcome, str))),
     )
 
 
-def _median(outcome: Outcome) -> float | None:
-    return None if isinstance(outcome, str) else statistics.median(sample.median for sample in outcome)
+def _median(outcome: Outcome, part: str | None) -> float | None:
+    return None if isinstance(outcome, str) else statistics.median(_value(sample, part) for sample in outcome)
+
+
+def _value(sample: Sample, part: str | None) -> float:
+    return sample.median if part is None else sample.parts[part]
 
 
 def _figure(row: Row, ours: Outcome, reference: Outcome) -> float | None:
     """Return the median over the repeats: neighbours in time are compared with each other."""
     if isinstance(ours, str) or isinstance(reference, str):
         return None
-    pairs = [(mine.median, other.median) for mine, other in zip(ours, reference, strict=True)]
+    pairs = [
+        (_value(mine, row.part), _value(other, row.reference_part)) for mine, other in zip(ours, reference, strict=True)
+    ]
     if row.compare == "adds":
         return statistics.median(mine - other for mine, other in pairs)
     if row.compare == "costs":

@@ -13,14 +13,17 @@ from typing import IO, Any
 
 from .timing import Samples
 
-Scenario = Callable[[int], Samples] | Callable[[int], Awaitable[Samples]]
+Measured = tuple[Samples, dict[str, float]]
+"""What each time took, and what else was measured meanwhile, by name."""
+
+Scenario = Callable[[int], Samples] | Callable[[int], Awaitable[Samples | Measured]]
 
 
 async def serve(scenarios: Mapping[str, Scenario], answers: IO[str]) -> None:
     """Answer requests from standard input until it ends.
 
-    A scenario takes how often to do its work and returns the seconds that each time took. Plain functions
-    run in a thread, where no event loop runs.
+    A scenario takes how often to do its work and returns the seconds that each time took, and more if it likes.
+    Plain functions run in a thread, where no event loop runs.
     """
     while line := await asyncio.to_thread(sys.stdin.readline):
         print(json.dumps(await _answer(scenarios, json.loads(line))), file=answers, flush=True)
@@ -33,13 +36,14 @@ def take_standard_output() -> IO[str]:
     return answers
 
 
-async def _answer(scenarios: Mapping[str, Scenario], request: dict[str, Any]) -> dict[str, float | str]:
+async def _answer(scenarios: Mapping[str, Scenario], request: dict[str, Any]) -> dict[str, Any]:
     scenario, count = scenarios[request["scenario"]], request["count"]
     try:
         if inspect.iscoroutinefunction(scenario):
-            samples = await scenario(count)
+            outcome = await scenario(count)
         else:
-            samples = await asyncio.to_thread(scenario, count)
+            outcome = await asyncio.to_thread(scenario, count)
     except Exception as error:  # noqa: BLE001  the row says so, the others are measured
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"median": statistics.median(samples), "mean": statistics.fmean(samples)}
+    samples, parts = outcome if isinstance(outcome, tuple) else (outcome, {})
+    return {"median": statistics.median(samples), "mean": statistics.fmean(samples), "parts": parts}

@@ -56,6 +56,8 @@ async def test_a_new_task_waits_to_be_begun(
 
 
 async def test_what_was_given_is_stored(tasks: TaskRepository) -> None:
+    for needed in ("x", "y"):
+        await tasks.create_task(id=needed, name="work")
     given: dict[str, Any] = {
         "id": "a",
         "name": "work",
@@ -80,7 +82,6 @@ async def test_a_task_is_in_the_tree_of_its_parent(tasks: TaskRepository) -> Non
     await tasks.create_task(id="a", name="work")
     await tasks.create_task(id="b", name="work", parent_id="a")
     assert (await tasks.create_task(id="c", name="work", parent_id="b")).task_tree_id == "a"
-    assert (await tasks.create_task(name="work", parent_id="nobody")).task_tree_id is None
     assert [task.id for task in await tasks.get_tree("c")] == ["a", "b", "c"]
 
 
@@ -205,6 +206,8 @@ SHOWN = [
 
 
 async def test_a_task_is_shown_as_json(tasks: TaskRepository) -> None:
+    for needed in ("b", "c"):
+        await tasks.create_task(id=needed, name="work")
     task = await tasks.create_task(
         id="a",
         name="work",

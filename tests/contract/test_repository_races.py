@@ -1,4 +1,4 @@
-"""Deletions that meet others in the middle of their work, through two connections to one database."""
+"""Changes that meet others in the middle of their work, through two connections to one database."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, TypeVar
 
 import pytest
 
-from apflow import create_session
-from apflow.errors import RunActiveError, RunNotFoundError
+import apflow
+from apflow import TaskCreator, create_session
+from apflow.errors import RunActiveError, RunNotFoundError, TaskTreeError
 from apflow.storage.repository import TaskRepository
 from apflow.storage.store import Row, Store, Tx
 from tests.contract.ledger_rows import Counting, CountingTx, one
@@ -201,4 +202,88 @@ async def test_what_came_before_the_lock_goes_too(postgres_url: str) -> None:
         assert await TaskRepository(paused.as_store).delete_task("a", cascade=True) == 2
         assert paused.paused
     assert await left(store) == ""
+    store.close()
+
+
+@apflow.task
+async def raced() -> int:
+    return 1
+
+
+async def at_once(
+    store: Store, first: Callable[[Store], Awaitable[object]], second: Callable[[Store], Awaitable[object]]
+) -> list[str]:
+    """Do one thing, and the other one from a second connection before the first is committed; return the refusals."""
+    other = create_session(store.url)
+    await other.open()
+    refused: list[str] = []
+
+    async def tried(do: Callable[[Store], Awaitable[object]], where: Store) -> None:
+        try:
+            await do(where)
+        except TaskTreeError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=lambda: asyncio.run(tried(second, other)))
+
+    def meanwhile() -> None:
+        thread.start()
+        wait_until_blocked(store, thread)
+
+    paused = Paused(store, "COMMIT", meanwhile)
+    await tried(first, paused.as_store)
+    await asyncio.to_thread(thread.join)
+    other.close()
+    assert paused.paused
+    return refused
+
+
+@pytest.mark.parametrize("column", ["parent_id", "dependencies"])
+async def test_two_changes_do_not_close_a_circle_together(store: Store, column: str) -> None:
+    for task_id in "abcd":
+        await add_node(store, task_id)
+
+    def hangs(task_id: str, above: str) -> Callable[[Store], Awaitable[object]]:
+        value = above if column == "parent_id" else [above]
+        return lambda where: TaskRepository(where).update_task(task_id, **{column: value})
+
+    await hangs("b", "c")(store)
+    await hangs("d", "a")(store)
+    [refused] = await at_once(store, hangs("a", "b"), hangs("c", "d"))
+    assert refused.startswith(f"{column}: ")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"task_tree_id": "t"}, {"task_tree_id": "t"}),
+        ({"task_tree_id": "t"}, {"id": "t"}),
+        ({"id": "t"}, {"task_tree_id": "t"}),
+        ({"id": "t"}, {"id": "t"}),
+    ],
+    ids=str,
+)
+async def test_one_of_two_trees_gets_the_name(store: Store, first: dict[str, str], second: dict[str, str]) -> None:
+    def made(task: dict[str, str]) -> Callable[[Store], Awaitable[object]]:
+        return lambda where: TaskCreator(where).create_task_trees_from_array([{"name": "raced", **task}])
+
+    [refused] = await at_once(store, made(first), made(second))
+    assert "'t'" in refused
+    assert await one(store, "SELECT COUNT(*) FROM apflow_tasks WHERE task_tree_id = 't'") == (1,)
+
+
+async def test_trees_with_other_names_do_not_wait_for_each_other(postgres_url: str) -> None:
+    store = create_session(postgres_url)
+    ended: list[bool] = []
+
+    def made(task_id: str) -> Callable[[Store], Awaitable[object]]:
+        return lambda where: TaskCreator(where).create_task_tree_from_array([{"id": task_id, "name": "raced"}])
+
+    async def second(where: Store) -> None:
+        for number in range(100):  # Some of them share a lock with the first one.
+            await made(f"n{number}")(where)
+        ended.append(await one(store, "SELECT COUNT(*) FROM apflow_tasks WHERE id = 'first'") == (0,))
+
+    assert await at_once(store, made("first"), second) == []
+    assert ended == [True]
     store.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.benchmarks.graph_rows import SHAPES, graph_experiments
 from tests.benchmarks.line_up import line_up
 from tests.benchmarks.rows import EXPERIMENTS
 from tests.benchmarks.sides import Crew, NotMeasuredError, Program, Worker
@@ -74,10 +75,31 @@ def test_a_crew_works_on_one_account(tmp_path: Path) -> None:
     assert rows(path, "SELECT count(*) FROM apflow_budget_holds") == [(0,)]
 
 
+def test_graphs_are_measured_in_all_their_parts(database_url: str, tmp_path: Path) -> None:
+    target = database_url if database_url.startswith("postgres") else str(tmp_path)
+    side = Worker(sys.executable, "graph_side", target, log=tmp_path / "log")
+    clocks = {f"{what}_{clock}" for what in ("create", "execute", "root") for clock in ("cpu", "wall")}
+    with closing(side):
+        for shape in SHAPES:
+            sample = side.measure(shape, 250)
+            assert set(sample.parts) == clocks
+            assert all(0 < seconds < 10 for seconds in sample.parts.values())
+        assert set(side.measure("chain_memory", 5).parts) == {"create", "execute", "kept"}
+
+
+@pytest.mark.parametrize("scenario", ["sleepers", "plain_sleepers"])
+def test_sleeping_nodes_are_measured_against_their_longest_path(tmp_path: Path, scenario: str) -> None:
+    side = Worker(sys.executable, "graph_side", str(tmp_path), log=tmp_path / "log")
+    with closing(side):
+        sample = side.measure(scenario, 3)
+    assert min(sample.median, sample.parts["longest"]) > 0.59
+
+
 def test_everybody_in_an_experiment_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APFLOW_TEST_POSTGRES_URL", "postgresql://127.0.0.1:1/nobody")
     with line_up(tmp_path, None) as sides:
-        for experiment in EXPERIMENTS.values():
+        full, quick = graph_experiments(quick=False), graph_experiments(quick=True)
+        for experiment in (*EXPERIMENTS.values(), *full.values(), *quick.values()):
             assert set(experiment.counts) <= set(sides)
         with pytest.raises(NotMeasuredError, match="no PostgreSQL server"):
             sides["global-pg"].measure("root", 1)

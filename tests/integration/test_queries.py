@@ -32,6 +32,12 @@ async def halves(n: int) -> list[int]:
     return await half.map([n, n * 2])
 
 
+@apflow.task
+async def letters(word: str) -> AsyncIterator[str]:
+    for letter in word:
+        yield letter
+
+
 async def test_list_and_count_choose_and_page(runtime: Runtime) -> None:
     for n in (2, 4, 6):
         await half.with_options(user="bob" if n == 4 else None)(n)
@@ -144,3 +150,42 @@ def test_a_runtime_refuses_values_out_of_range(bad: dict[str, Any]) -> None:
 def test_a_runtime_refuses_urls_of_other_kinds(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///"):
         Runtime(url)
+
+
+# -- what is deep, and what was cancelled while nobody ran it --------------------------------------------------
+
+
+async def test_a_tree_may_be_deeper_than_pythons_stack(runtime: Runtime) -> None:
+    await runtime.ready()
+    levels = 10_000
+    chain = (
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :levels) INSERT INTO apflow_tasks "
+        "(id, name, kind, parent_id) SELECT 'n' || i, 'deep', 'child', CASE WHEN i > 1 THEN 'n' || (i - 1) END FROM n"
+    )
+    await runtime.store.write(lambda tx: tx.execute(chain, {"levels": levels}))
+    tree = await runtime.runs.tree("n1")
+    assert [row.id for row in tree.walk()] == [f"n{number}" for number in range(1, levels + 1)]
+    while tree.children:
+        [tree] = tree.children
+    assert tree.run.id == f"n{levels}"
+
+
+async def test_runs_that_are_inside_each_other_make_a_tree_all_the_same(runtime: Runtime) -> None:
+    await runtime.ready()
+    await runtime.store.write(
+        lambda tx: tx.execute("INSERT INTO apflow_tasks (id, name, parent_id) VALUES ('a', 'x', 'b'), ('b', 'x', 'a')")
+    )
+    assert [row.id for row in (await runtime.runs.tree("b")).walk()] == ["b", "a"]
+
+
+async def test_what_is_cancelled_while_nobody_runs_it_says_so_like_any_other(runtime: Runtime) -> None:
+    stream = letters("ab")
+    assert await anext(stream) == "a"
+    await stream.aclose()
+    [row] = await runtime.runs.list()
+    assert row.interrupted
+    await runtime.runs.cancel(row.id)
+    [row] = await runtime.runs.list(status="cancelled")
+    assert row.error_info["type"] == "apflow.RunCancelledError"
+    assert row.error == f"apflow.RunCancelledError: {row.error_info['message']}"
+    assert row.id in row.error_info["message"]

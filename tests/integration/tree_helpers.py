@@ -15,6 +15,9 @@ from apflow.engine.manager import TaskManager
 from apflow.engine.tree import TaskTreeNode
 from apflow.storage.store import Store
 
+#: After so long a test fails that waits for something.
+SECONDS = 60.0
+
 
 @dataclass
 class Bench:
@@ -52,7 +55,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(database_url: str, *, at_once: int = 100, **options: Any) -> AsyncIterator[Bench]:
+async def bench(database_url: str | Store, *, at_once: int = 100, **options: Any) -> AsyncIterator[Bench]:
     """A runtime on this database; `at_once` is how many nodes of one tree run at once."""
     async with Runtime(database_url, **({"shutdown_seconds": 0.1} | options)) as runtime:
         yield Bench(runtime, TaskCreator(runtime.store), TaskManager(runtime.store, concurrency=at_once))
@@ -103,18 +106,20 @@ class Gate:
 
 
 async def until(ask: Callable[[], bool]) -> None:
-    """Ask again until it is so; the timeout of the test ends it otherwise."""
-    while not ask():  # noqa: ASYNC110 - other threads and processes change it
-        await asyncio.sleep(0.005)
+    """Ask again until it is so. The timeout of the test could not end this."""
+    async with asyncio.timeout(SECONDS):
+        while not ask():  # noqa: ASYNC110 - other threads and processes change it
+            await asyncio.sleep(0.005)
 
 
-async def until_stored(ask: Callable[[], Awaitable[bool]]) -> None:
+async def until_stored(ask: Callable[[], Awaitable[object]]) -> None:
     """Ask the database again until it is so."""
-    while not await ask():  # noqa: ASYNC110 - as above
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(SECONDS):
+        while not await ask():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
 
 
-async def ended(work: Awaitable[Any], seconds: float = 30) -> Any:
+async def ended(work: Awaitable[Any], seconds: float = SECONDS) -> Any:
     """Return what some work returns; one that hangs fails the test here and not after its timeout."""
     return await asyncio.wait_for(work, seconds)
 

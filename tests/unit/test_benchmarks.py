@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.graph_rows import graph_experiments, graph_rows
+from tests.benchmarks.graphs import Tree, chain, fan_out, layered, sleepers
 from tests.benchmarks.measure import Experiment, Outcome, run
 from tests.benchmarks.rows import EXPERIMENTS, ROWS
 from tests.benchmarks.sides import Crew, Missing, NotMeasuredError, Sample, Side, Worker
@@ -82,7 +84,7 @@ def test_repeats_are_compared_with_their_neighbours() -> None:
 
 
 def test_a_rate_alone_can_keep_the_promise() -> None:
-    promise = row(limit=25, or_rate=5000, rate=True)
+    promise = row(limit=25, or_rate=5000, unit="per second")
     assert judge(promise, {"us": samples(1 / 6000), "them": "no DBOS here"}).holds is True
     assert judge(promise, {"us": samples(1 / 4000), "them": samples(1 / 100)}).holds is True
     assert judge(promise, {"us": samples(1 / 4000), "them": samples(1 / 1000)}).holds is False
@@ -109,9 +111,38 @@ def test_a_missing_side_leaves_the_others_measured() -> None:
     assert run(experiment, sides, quick=True) == {"a": samples(1, 1), "b": "not here"}
 
 
-def test_every_row_has_its_experiment() -> None:
-    for line in ROWS:
-        assert {line.ours, line.reference} <= set(EXPERIMENTS[line.experiment].counts)
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_row_has_its_experiment(*, quick: bool) -> None:
+    experiments = EXPERIMENTS | graph_experiments(quick=quick)
+    for line in (*ROWS, *graph_rows(quick=quick)):
+        assert {line.ours, line.reference} <= set(experiments[line.experiment].counts)
+
+
+def test_parts_of_one_repeat_are_compared() -> None:
+    outcome: Outcome = [Sample(9, 9, {"a": 6, "b": 2}), Sample(9, 9, {"a": 8, "b": 4}), Sample(9, 9, {"a": 1, "b": 1})]
+    verdict = judge(row(compare="costs", part="a", reference_part="b", limit=2), {"us": outcome, "them": outcome})
+    assert (verdict.ours, verdict.reference, verdict.figure, verdict.holds) == (6, 2, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("tree", "edges"),
+    [
+        (chain(4), [[], [0], [1], [2]]),
+        (fan_out(4), [[], [0], [0], [0]]),
+        (sleepers("nap", [0.1] * 5), [[], [0], [0], [0], [1, 2, 3]]),
+    ],
+)
+def test_graphs_have_the_edges_of_their_shape(tree: Tree, edges: list[list[int]]) -> None:
+    assert [node["dependencies"] for node in tree] == [[f"node-{n}" for n in needed] for needed in edges]
+
+
+def test_a_layer_needs_only_the_one_above() -> None:
+    tree = layered(65)
+    layers = {node["id"]: place // 20 for place, node in enumerate(tree)}
+    for node in tree[20:]:
+        assert {layers[needed] for needed in node["dependencies"]} == {layers[node["id"]] - 1}
+        assert len(set(node["dependencies"])) == 3
+    assert layered(65) == tree
 
 
 def test_a_crew_works_at_the_same_time() -> None:

@@ -64,7 +64,10 @@ def test_what_the_option_takes() -> None:
     one = Budget(tokens=7)
     assert budgets(None) == ()
     assert budgets(7) == budgets(one) == budgets([one]) == budgets((one,)) == (one,)
-    for wrong in (True, 1.5, "7", [7], {"tokens": 7}):
+    assert budgets([7, Budget(usd="1", per="user")]) == (one, Budget(usd="1", per="user"))
+    with pytest.raises(ValueError, match="two limits of tokens per run"):
+        budgets([7, 8])
+    for wrong in (True, 1.5, "7", [True], ["7"], [[7]], {"tokens": 7}):
         with pytest.raises(ValueError, match="takes a number of tokens, a Budget or a list of them"):
             budgets(wrong)
 

@@ -118,6 +118,7 @@ def test_addresses(text: str, name: str, address: str) -> None:
     [
         *("", "bob", "bob@", "@example.com", "bob@example..com", "bob@-x.com", "b ob@example.com", ".bob@example.com"),
         *("a@example.com, b@example.com", "a@example.com,b@example.com", "A <a@example.com>, B <b@example.com>"),
+        *("a@" + "\u00e4" * 20_000, "a@a" + "\u0315\u0300" * 5000),
         *("team: a@example.com;", "a@example.com <b@example.com", "a@example.com> SIZE=1", "zoë@example.com"),
         *('"a b"@example.com', "a@[127.0.0.1]", "A, B <a@example.com>", f"{'a' * 65}@example.com", f"a@{'b' * 64}.com"),
     ],

@@ -8,7 +8,7 @@ import tracemalloc
 import httpx
 import pytest
 
-from apflow import ExecutorError
+from apflow import ExecutorError, InvalidInputsError
 from apflow.executors.exchange import answered, asked_by
 from apflow.executors.network import Allowed
 from apflow.executors.transport import GuardedTransport, _Unpacker
@@ -64,6 +64,22 @@ async def test_the_same_host_on_https_gets_the_authorization() -> None:
 async def test_another_origin_does_not(location: str) -> None:
     _, second = await follow("http://example.com/a", location)
     assert "authorization" not in second.headers
+
+
+async def test_a_query_that_is_too_long_is_refused() -> None:
+    with pytest.raises(InvalidInputsError, match=r"^query: the URL with it is too long$"):
+        asked_by({"url": "https://example.com/", "query": {"a": "x" * 70_000}}, {})
+
+
+async def test_a_key_of_ours_stays_with_its_origin() -> None:
+    assert asked_by({"url": "https://example.com/", "method": "POST", "json": 1}, {}).headers.keys() == {"content-type"}
+
+
+def test_many_packed_pieces_are_refused() -> None:
+    one = gzip.compress(b"x")
+    assert _Unpacker(1000).feed(one * 100) == b"x" * 100
+    with pytest.raises(ExecutorError, match="more than 100 pieces"):
+        _Unpacker(1000).feed(one * 101)
 
 
 async def test_no_more_is_unpacked_than_may_be_read() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from apflow import (
+    Budget,
     Call,
     CallNext,
     CircuitBreakerConfig,
@@ -37,6 +38,7 @@ class Layer:
 
 LAYER = Layer()
 POLICY = RetryPolicy(max_attempts=5)
+DAILY = Budget(usd="1", per="user", window="1d")
 BREAKER = CircuitBreakerConfig(failure_threshold=2)
 
 TAKEN: list[tuple[str, Any, Any]] = [
@@ -52,6 +54,7 @@ TAKEN: list[tuple[str, Any, Any]] = [
     ("timeout", timedelta(minutes=2), 120.0),
     ("middleware", [layer, LAYER], (layer, LAYER)),
     ("middleware", (), ()),
+    ("budget", [100_000, DAILY], (Budget(tokens=100_000), DAILY)),
 ]
 FOR_CALLS: list[tuple[str, Any, Any]] = [
     ("key", "k" * 255, "k" * 255),
