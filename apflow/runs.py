@@ -290,6 +290,7 @@ def _prune_in(tx: Tx, params: dict[str, Any]) -> int:
     trees = (
         f"SELECT {tree} FROM apflow_tasks r WHERE r.parent_id IS NULL AND r.completed_at < :before "
         "AND r.status IN ('completed', 'failed', 'cancelled') AND (r.kind IS NULL OR r.kind <> 'tree') "
+        "AND (r.origin_type IS NULL OR r.origin_type <> 'archive') "
         f"AND NOT EXISTS (SELECT 1 FROM apflow_tasks c WHERE c.task_tree_id = {tree} "
         "AND c.status IN ('pending', 'in_progress')) "
         # What a link in another tree refers to is that one's result.

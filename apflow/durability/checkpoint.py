@@ -118,12 +118,18 @@ class CheckpointManager:
         return count
 
 
-def save_in(tx: Tx, store: Store, checkpoint: Checkpoint) -> None:
+def save_in(tx: Tx, store: Store, checkpoint: Checkpoint, *, replace: bool = False) -> None:
     """Store a checkpoint inside an open transaction, and make it the one that its task resumes from.
 
     The task's row is locked first, so that savers take turns. Each checkpoint of a task is at least a
     microsecond younger than the one before, even when the clock stands still or is set back: the latest is
     never in doubt.
+
+    Args:
+        tx: The transaction.
+        store: Its database.
+        checkpoint: What is stored.
+        replace: Delete the earlier checkpoints of the task that have the same step name.
 
     Raises:
         RunNotFoundError: There is no such task.
@@ -154,6 +160,11 @@ def save_in(tx: Tx, store: Store, checkpoint: Checkpoint) -> None:
         tx.execute(
             "UPDATE apflow_tasks SET checkpoint_at = :created_at, resume_from = :id WHERE id = :task_id",
             {"created_at": created_at, "id": checkpoint.id, "task_id": checkpoint.task_id},
+        )
+    if inserted and replace:
+        tx.execute(
+            "DELETE FROM task_checkpoints WHERE task_id = :task_id AND step_name = :step_name AND id <> :id",
+            {"task_id": checkpoint.task_id, "step_name": checkpoint.step_name, "id": checkpoint.id},
         )
 
 

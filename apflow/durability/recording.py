@@ -286,8 +286,10 @@ class Recorder:
                 state, lambda tx: self.writer.holds(tx, state) and tx.execute(sql, params) == 1, ends=True
             )
 
-    async def save_checkpoint(self, state: RunState, data: dict[str, Any], step: str | None) -> None:
-        """Store the user's own state of the run."""
+    async def save_checkpoint(
+        self, state: RunState, data: dict[str, Any], step: str | None, *, replace: bool = False
+    ) -> None:
+        """Store the user's own state of the run; `replace` deletes what it has stored under the same `step` before."""
         from apflow.durability import checkpoint
 
         prepared = checkpoint.Checkpoint.of(state.id, data, step)
@@ -295,7 +297,7 @@ class Recorder:
         def save(tx: Tx) -> bool:
             if not self.writer.holds(tx, state):
                 return False
-            checkpoint.save_in(tx, self.store, prepared)
+            checkpoint.save_in(tx, self.store, prepared, replace=replace)
             return True
 
         await self.writer.early(state, save)

@@ -15,11 +15,14 @@ class ExecutableTask(ABC):
         tags: Words that group executors.
         dependencies: Packages that it needs beyond a plain installation.
         checkpoint_seconds: How often `get_checkpoint` is asked while `execute` runs, above 0.
+        secret_inputs: The inputs that may name secrets with `{"$secret": name}`; None is all of them. An executor that
+            returns what it is given should allow none.
     """
 
     tags: ClassVar[tuple[str, ...]] = ()
     dependencies: ClassVar[tuple[str, ...]] = ()
     checkpoint_seconds: ClassVar[float] = 1.0
+    secret_inputs: ClassVar[tuple[str, ...] | None] = None
 
     @property
     @abstractmethod

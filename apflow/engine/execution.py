@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from apflow.cycles import cycles, drawn
 from apflow.durability import nodes as rows
-from apflow.engine.cycles import cycles, drawn
 from apflow.engine.loading import load_scope
 from apflow.engine.plan import Node, Plan
 from apflow.engine.progress import changed_shares

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apflow.calls import govern
 from apflow.durability.retry import BackoffStrategy, RetryPolicy
-from apflow.engine.executors import bare, find_executor
+from apflow.engine.executors import find_executor
 from apflow.engine.specs import fill
 from apflow.governance.budget import Budget
 from apflow.state import RunState
@@ -16,6 +16,7 @@ from apflow.state import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from apflow.engine.class_runs import Probe
     from apflow.engine.executors import Executor
     from apflow.engine.loading import Details
     from apflow.engine.plan import Node
@@ -39,7 +40,8 @@ def make_state(tree: RunState, node: Node, details: Details, results: Mapping[st
         PolicyNotFoundError: The runtime does not know its cost policy.
     """
     executor = find_executor(details.executor, tree.runtime)
-    arguments = executor.arguments(_inputs(node, details, results), details.params)
+    probe = None if executor.kind is None else executor.probe(details.params)
+    arguments = executor.arguments(_inputs(executor, node, details, results), details.params, probe)
     definition = executor.definition
     tree.runtime.claim_name(definition)
     options = _options(definition.options, details)
@@ -49,18 +51,33 @@ def make_state(tree: RunState, node: Node, details: Details, results: Mapping[st
     state.epoch = node.epoch + 1
     state.taken_over = tree.taken_over
     govern(state)
-    if executor.kind is not None:
-        state.at_end = _redaction(executor, details)
+    if probe is not None:
+        state.at_end = _redaction(probe, details)
     return state
 
 
-def _inputs(node: Node, details: Details, results: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return the inputs with results in place: those that they refer to, and all under `dependencies`."""
-    if not node.needs:
-        return details.inputs
-    found = {one: json.loads(results[one] or "null") for one, _ in node.needs if one in results}
+def _inputs(executor: Executor, node: Node, details: Details, results: Mapping[str, str | None]) -> Mapping[str, Any]:
+    """Return the inputs with results in place: those that they refer to, and all under `dependencies` if they count.
 
-    return {**fill(details.inputs, lambda reference: found[reference.id]), "dependencies": found}
+    Results may be large, so only what is used is parsed.
+    """
+    own = executor.own(details.inputs)
+    if not node.needs:
+        return own
+    completed = dict.fromkeys(one for one, _ in node.needs if one in results)
+    parsed: dict[str, Any] = {}
+
+    def result(task_id: str) -> Any:
+        if task_id not in parsed:
+            if task_id not in completed:
+                raise LookupError
+            parsed[task_id] = json.loads(results[task_id] or "null")
+        return parsed[task_id]
+
+    filled = fill(own, lambda reference: result(reference.id))
+    if executor.takes_dependencies:
+        filled["dependencies"] = {one: result(one) for one in completed}
+    return filled
 
 
 def _options(options: Options, details: Details) -> Options:
@@ -100,10 +117,9 @@ def _budgets(own: tuple[Budget, ...], tokens: int) -> tuple[Budget, ...]:
     return tuple(tightened if one is first else one for one in own)
 
 
-def _redaction(executor: Executor, details: Details) -> Any:
+def _redaction(probe: Probe, details: Details) -> Any:
     """Return what masks passwords in the inputs of a node once it has completed."""
-    assert executor.kind is not None
-    kept = bare(executor.kind.kind).redact(dict(details.inputs))
+    kept = probe.redacted(details.inputs)
     if kept == details.inputs:
         return None
     text = json.dumps(kept, ensure_ascii=False)

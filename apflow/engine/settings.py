@@ -23,18 +23,39 @@ def settings_of(executor_id: str) -> Mapping[str, Any]:
     return found.settings.get(executor_id, {})
 
 
-def reveal(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return inputs with the secrets that they name in place; what is stored only has their names.
+class SecretName(dict[str, Any]):
+    """`{"$secret": name}` where the author of a task wrote it. The same in a result of another task is plain data."""
+
+
+def marked(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the inputs that a task is stored with, before results are filled in, with its secrets marked."""
+    return {name: _marked(value) for name, value in inputs.items()}
+
+
+def secret_names(inputs: Mapping[str, Any]) -> list[str]:
+    """Return the names of those of `marked` inputs that have a secret in them: it is not known before they are used."""
+    return [name for name, value in inputs.items() if _names_secret(value)]
+
+
+def reveal(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs with secrets where `marked` has found their names; what is stored only has the names.
+
+    All but `dependencies` is a copy.
 
     Raises:
         InvalidInputsError: The runtime has no secret of a name.
     """
-    return {name: _revealed(value) for name, value in inputs.items()}
+    return {name: value if name == "dependencies" else _revealed(value) for name, value in inputs.items()}
 
 
-def secret_names(inputs: Mapping[str, Any]) -> list[str]:
-    """Return the names of inputs in which a secret is named: what they will be is not known before."""
-    return [name for name, value in inputs.items() if _names_secret(value)]
+def _marked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_marked(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {REFERENCE}:
+        return SecretName(value)
+    return {name: _marked(one) for name, one in value.items()}
 
 
 def _names_secret(value: Any) -> bool:
@@ -42,7 +63,7 @@ def _names_secret(value: Any) -> bool:
         return any(_names_secret(one) for one in value)
     if not isinstance(value, dict):
         return False
-    return value.keys() == {REFERENCE} or any(_names_secret(one) for one in value.values())
+    return isinstance(value, SecretName) or any(_names_secret(one) for one in value.values())
 
 
 def _revealed(value: Any) -> Any:
@@ -50,7 +71,7 @@ def _revealed(value: Any) -> Any:
         return [_revealed(one) for one in value]
     if not isinstance(value, dict):
         return value
-    if value.keys() != {REFERENCE}:
+    if not isinstance(value, SecretName):
         return {name: _revealed(one) for name, one in value.items()}
     name, secrets = value[REFERENCE], settings_of(SECRETS)
     if not isinstance(name, str) or name not in secrets:

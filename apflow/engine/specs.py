@@ -238,8 +238,8 @@ def _replaced(inputs: Mapping[str, Any], swap: Callable[[dict[str, Any]], Any]) 
         for key, item in source.items() if isinstance(source, Mapping) else enumerate(source):
             if is_reference(item):
                 target[key] = swap(item)
-            elif isinstance(item, dict | list):
-                target[key] = {} if isinstance(item, dict) else [None] * len(item)
+            elif type(item) is dict or type(item) is list:  # a marked name of a secret stays what it is
+                target[key] = {} if type(item) is dict else [None] * len(item)
                 waiting.append((item, target[key]))
             else:
                 target[key] = item

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from apflow.engine.cycles import cycles, drawn
+from apflow.cycles import cycles, drawn
 from apflow.errors import TaskTreeError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
-from apflow.engine.cycles import cycles, drawn
+from apflow.cycles import cycles, drawn
 from apflow.engine.specs import read_task
 from apflow.errors import (
     DuplicateExecutorError,

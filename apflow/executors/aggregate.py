@@ -78,6 +78,7 @@ class AggregateResultsExecutor(ExecutableTask):
         "Makes one result out of those of other tasks: merged, listed, summed, counted, averaged or the first."
     )
     tags: ClassVar[tuple[str, ...]] = ("data",)
+    secret_inputs: ClassVar[tuple[str, ...] | None] = ()
 
     async def execute(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the aggregate, how many sources went into it, and which did not.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from apflow.engine.cycles import drawn
+from apflow.cycles import drawn
 from apflow.errors import TaskTreeError
 from apflow.storage.conditions import among, by_code_points, chunks
 from apflow.storage.dependents import AS_TEXT, entries, named

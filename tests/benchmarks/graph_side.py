@@ -25,8 +25,8 @@ from .worker import Measured, Scenario, serve, take_standard_output
 
 Parts = dict[str, float]
 
-#: Small trees are repeated, so that every repeat has about as many nodes at least.
-_NODES = 300
+#: Small trees are repeated: one alone would say little.
+_SMALL, _TIMES = 200, 3
 _ROOTS = 100
 _WARM_NODES = 1000
 _ENDS_SECONDS, _LONGEST_SECONDS = 0.1, 0.4
@@ -62,7 +62,7 @@ class Graphs:
         """
 
         async def measure(count: int) -> Measured:
-            found = [await self._cost(shape(count)) for _ in range(max(1, _NODES // count))]
+            found = [await self._cost(shape(count)) for _ in range(_TIMES if count <= _SMALL else 1)]
             parts = {name: statistics.median(one[name] for one in found) for name in found[0]}
             return [one["execute_cpu"] for one in found], parts
 
@@ -108,9 +108,10 @@ class Graphs:
             create = await _timed(_create(manager, tree))
             execute = await _timed(_execute(manager))
             await _check(manager)
-            roots = await _timed(_one_by_one(root, _ROOTS))
+            few = min(_ROOTS, len(tree))
+            roots = await _timed(_one_by_one(root, few))
         parts: Parts = {}
-        all_three = (("create", create, len(tree)), ("execute", execute, len(tree)), ("root", roots, _ROOTS))
+        all_three = (("create", create, len(tree)), ("execute", execute, len(tree)), ("root", roots, few))
         for name, (cpu, wall), count in all_three:
             parts |= {f"{name}_cpu": cpu / count, f"{name}_wall": wall / count}
         return parts

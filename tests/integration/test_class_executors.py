@@ -168,6 +168,22 @@ class Broken(Base):
         return inputs
 
 
+@executor_register
+class Strict(Base):
+    """Has to be made with a table, which its inputs depend on."""
+
+    id = "tx_strict"
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+    async def execute(self, inputs: dict[str, Any]) -> Any:
+        return self.table
+
+    def get_input_schema(self) -> dict[str, Any]:
+        return {"type": "object", "required": [self.table]}
+
+
 async def test_params_go_to_the_constructor(made: Bench) -> None:
     await ended(
         made.execute(
@@ -259,17 +275,24 @@ async def test_what_can_be_tried_again_is(made: Bench) -> None:
     assert await column(made.store, "attempt_count") == {"r": 3, "a": 1}
 
 
-async def test_classes_that_fail_before_they_run(made: Bench) -> None:
-    await ended(
-        made.execute(
-            task("r", "tx_broken"),
-            task("a", "tx_broken", "r", params={"when": "made"}),
-            task("b", "tx_broken", "r", inputs={"when": "redacted"}),
-            task("c", "tx_broken", "b"),
-        ),
-        20,
-    )
-    assert await made.statuses() == {"r": "completed", "a": "failed", "b": "failed", "c": "cancelled"}
+async def test_a_constructor_that_raises_is_a_problem_of_its_task(made: Bench) -> None:
+    with pytest.raises(TaskTreeError, match=r"tx_broken cannot be asked for its input schema \(OSError\)"):
+        await made.create(task("r", "tx_broken"), task("a", "tx_broken", "r", params={"when": "made"}))
+    assert await made.statuses() == {}
+
+
+async def test_no_text_of_inputs_is_kept_when_redacting_them_fails(made: Bench) -> None:
+    await ended(made.execute(task("r", "tx_broken", inputs={"when": "redacted", "deep": [{"n": 1, "text": "p"}]})))
+    assert await made.statuses() == {"r": "completed"}
+    inputs = json.loads((await column(made.store, "CAST(inputs AS TEXT)"))["r"])
+    assert inputs == {"when": "***", "deep": [{"n": 1, "text": "***"}]}
+
+
+async def test_a_class_whose_constructor_wants_arguments_is_asked_with_them(made: Bench) -> None:
+    outcome = await ended(made.execute(task("r", "tx_strict", params={"table": "t"}, inputs={"t": 1})))
+    assert outcome["result"] == "t"
+    with pytest.raises(TaskTreeError, match="'u' is missing"):
+        await made.create(task("x", "tx_strict", params={"table": "u"}, inputs={"t": 1}))
 
 
 # -- restoration -------------------------------------------------------------------------------------------------
@@ -287,6 +310,22 @@ async def test_a_state_that_is_changed_in_place_is_stored_each_time(made: Bench)
     outcome = await ended(made.execute(task("r", "tx_kept", inputs=inputs, **QUICK)))
     assert outcome["result"] == 4
     assert log == [("start", 0), ("start", 2)]
+
+
+async def test_only_the_last_state_of_an_executor_is_kept(made: Bench) -> None:
+    inputs = {"target": 1, "step_first": True, "waits": True}
+    await made.create(task("r", "tx_kept", inputs=inputs))
+    work = asyncio.create_task(made.manager.execute_task("r"))
+    await gates[0].reached()
+    states = "SELECT CAST(checkpoint_data AS TEXT) FROM task_checkpoints WHERE task_id = 'r'"
+
+    async def last() -> bool:
+        return any("2" in text for (text,) in await rows(made.store, states))
+
+    await until_stored(last)
+    assert len(await rows(made.store, states)) == 1
+    gates[0].open()
+    await ended(work)
 
 
 async def test_another_process_goes_on_where_this_one_was_left(database_url: str) -> None:

@@ -98,6 +98,15 @@ async def test_prune_reads_dependencies_however_they_are_written(
 # -- one run -------------------------------------------------------------------------------------------------
 
 
+async def test_prune_keeps_archives(runtime: Runtime) -> None:
+    creator = TaskCreator(runtime.store)
+    await creator.create_task_tree_from_array([{"id": "old", "name": "made"}])
+    await TaskManager(runtime.store).execute_task("old")
+    archive = (await creator.from_archive("old")).task.id
+    assert await prune(runtime) > 0
+    assert await ids(runtime) == {archive}
+
+
 async def test_a_task_goes_with_all_that_is_inside_it(runtime: Runtime) -> None:
     await create(
         runtime,

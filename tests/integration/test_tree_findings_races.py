@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 import apflow
+from apflow.call import Call
 from apflow.durability.claims import Claims
+from apflow.engine import manager
 from apflow.engine.execution import Execution
 from apflow.errors import RunCancelledError, RunInterruptedError
+from apflow.run import Run
 from apflow.state import RunState
 from apflow.storage.repository import TaskRepository
+from apflow.submission import submit_call
 from tests.integration.tree_helpers import Bench, Gate, bench, ended, ids, rows, task, until_stored
 
 pytestmark = pytest.mark.anyio
@@ -103,23 +108,6 @@ async def requested(made: Bench, one: str) -> bool:
     return bool(await rows(made.store, sql, id=one))
 
 
-async def test_nodes_that_are_begun_again_are_handed_back_at_once(database_url: str, window: Gate) -> None:
-    async with bench(database_url) as first:
-        work = await again(first, window)
-    with pytest.raises(RunInterruptedError):
-        await ended(work)
-    window.open()
-    async with bench(database_url) as second:
-        held = await rows(
-            second.store,
-            "SELECT id FROM apflow_tasks WHERE owner = :old AND lease_expires_at IS NOT NULL",
-            old=first.runtime.keeper.owner,
-        )
-        assert held == []
-        await ended(second.manager.execute_task("p"))
-        assert await second.statuses() == dict.fromkeys(("p", *INSIDE), "completed")
-
-
 async def test_one_node_is_cancelled_while_it_is_begun_again(made: Bench, window: Gate) -> None:
     work = await again(made, window)
     cancelling = asyncio.create_task(made.manager.cancel_task("c"))
@@ -179,14 +167,15 @@ async def test_a_cancellation_before_a_recovery_stays(database_url: str, monkeyp
 
 async def joined(made: Bench) -> asyncio.Task[dict[str, object]]:
     """Return a second call that waits for the one that executes `p`."""
-    watched, wait = Gate(), Claims.wait_for_end
+    watched = Gate()
 
-    async def told(self: Claims, run_id: str) -> object:
-        watched.arrived.append(run_id)
-        return await wait(self, run_id)
+    async def told(call: Call) -> Run[Any]:
+        run = await submit_call(call)
+        watched.arrived.append(run.id)
+        return run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Claims, "wait_for_end", told)
+        patch.setattr(manager, "submit_call", told)
         late = asyncio.create_task(made.manager.execute_task("p"))
         await watched.reached()
     return late

@@ -71,7 +71,7 @@ async def test_a_query_that_is_too_long_is_refused() -> None:
         asked_by({"url": "https://example.com/", "query": {"a": "x" * 70_000}}, {})
 
 
-async def test_a_key_of_ours_stays_with_its_origin() -> None:
+async def test_outside_of_a_run_no_key_is_added() -> None:
     assert asked_by({"url": "https://example.com/", "method": "POST", "json": 1}, {}).headers.keys() == {"content-type"}
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apflow.engine.cycles import cycles, drawn
+from apflow.cycles import cycles, drawn
 from apflow.engine.specs import FIELDS, Dependency, Reference, TaskSpec, fill, is_reference, read_task, references
 from apflow.engine.tree import TaskTreeNode, models_of, tree_of, trees_of
 from apflow.errors import InvalidInputsError, TaskTreeError
