@@ -111,10 +111,10 @@ class Execution:
                 await self._tell()
             if self._room() > 0 and self._plan.ready:
                 await self._begin(await self._next())
-            elif not self._running:
-                await self._break_circle()
-            else:
+            elif self._running or self._changed.is_set() or self._tree.stopped() is not None:
                 await self._wait()
+            else:
+                await self._break_circle()
 
     async def _break_circle(self) -> None:
         """Fail what waits for itself: nothing runs, nothing may begin, and something is left."""

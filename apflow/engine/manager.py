@@ -157,6 +157,7 @@ class TaskManager:
         state.run_key, state.fingerprint = word(TREE, task_id, size=32), None
         tried = [node.id for node in left if node.ended]
         state.at_start = lambda tx: forget_failures(tx, self.store, tried)
+        del nodes, left  # the execution has a graph of its own, and may take long
         run = await submit_call(call)
         try:
             await run
