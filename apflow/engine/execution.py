@@ -119,6 +119,8 @@ class Execution:
     async def _break_circle(self) -> None:
         """Fail what waits for itself: nothing runs, nothing may begin, and something is left."""
         left = {node.id: node for node in self._plan.nodes.values() if not node.ended}
+        if not left:
+            return
         circle = next(cycles({one: [needed for needed, _ in node.needs] for one, node in left.items()}))
         error = TaskTreeError(f"waits for itself: {drawn(circle)}", circle)
         await rows.give_up(self._recorder, self._tree, [(one, "failed", error) for one in circle])
