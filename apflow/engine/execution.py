@@ -124,8 +124,8 @@ class Execution:
         circle = next(cycles({one: [needed for needed, _ in node.needs] for one, node in left.items()}))
         error = TaskTreeError(f"waits for itself: {drawn(circle)}", circle)
         await rows.give_up(self._recorder, self._tree, [(one, "failed", error) for one in circle])
+        self._plan.end_all([left[one] for one in circle], "failed")
         for one in circle:
-            self._plan.end(left[one], "failed")
             self._runner.forget(left[one])
 
     async def _wait(self) -> None:

@@ -60,7 +60,8 @@ def load_scope(tx: Tx, task_id: str) -> list[Node]:
     rows = {target[0]: target}
     rows.update((row[0], row) for row in tx.rows(*_tree_of(target)))
     wanted = _inside(rows, task_id)
-    nodes, fresh = dict.fromkeys(wanted), list(wanted)
+    nodes = dict.fromkeys(one for one in rows if one in wanted)
+    fresh = list(nodes)
     while fresh:
         needed = {one for row in fresh for one, _ in needs_of(rows[row][3])} - nodes.keys()
         rows.update((row[0], row) for row in _rows(tx, _GRAPH, sorted(needed - rows.keys())))
