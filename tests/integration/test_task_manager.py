@@ -301,6 +301,8 @@ async def test_two_executions_of_one_task_at_once_are_one(made: Bench) -> None:
     other = TaskManager(made.store)
     both = asyncio.gather(made.manager.execute_task("r"), other.execute_task("r"))
     await gate.reached()
+    [tree] = [state for state in made.runtime.keeper.held.values() if state.kind == "tree"]
+    await until(lambda: len(tree.waiters) > 1)  # the second has found the first
     gate.open()
     first, second = await ended(both)
     assert first == second
