@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from apflow.engine.loading import NODES, needs_of
+from apflow.durability.writing import error_columns
+from apflow.engine.loading import needs_of
+from apflow.errors import RunCancelledError
+from apflow.storage.conditions import NODE
 
 if TYPE_CHECKING:
     from apflow.storage.store import Tx
@@ -26,7 +28,7 @@ def cancel_dependents(tx: Tx, task_id: str, now: Any) -> int:
     tree = tx.row("SELECT task_tree_id FROM apflow_tasks WHERE id = :id", {"id": task_id})
     if tree is None:
         return 0
-    sql = f"SELECT id, status, dependencies FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES} ORDER BY id"
+    sql = f"SELECT id, status, dependencies FROM apflow_tasks WHERE task_tree_id = :tree AND {NODE} ORDER BY id"
     rows = tx.rows(sql + (" FOR UPDATE" if tx.dialect == "postgresql" else ""), {"tree": tree[0] or task_id})
     status = {row[0]: row[1] for row in rows}
     dependents: dict[str, list[str]] = {}
@@ -43,11 +45,14 @@ def cancel_dependents(tx: Tx, task_id: str, now: Any) -> int:
             if status[one] == "pending":
                 status[one] = "cancelled"
                 causes.append(one)
-                done += tx.execute(_CANCEL.format(json=cast), {"id": one, "now": now, **_error(one, cause)})
+                done += tx.execute(
+                    _CANCEL.format(json=cast),
+                    {"id": one, "now": now, **error_columns(blocked(one, cause, status[cause]))},
+                )
     return done
 
 
-def _error(one: str, cause: str) -> dict[str, str]:
-    message = f"run {one} cannot run: it needs task {cause}, which was cancelled"
-    info = {"type": "apflow.RunCancelledError", "message": message}
-    return {"error": f"{info['type']}: {message}", "error_info": json.dumps(info)}
+def blocked(one: str, cause: str, status: str) -> RunCancelledError:
+    """Return the error of a task that cannot run because one that it needs did not complete."""
+    what = {"failed": "failed", "missing": "is not there any more"}.get(status, "was cancelled")
+    return RunCancelledError(one, f"cannot run: it needs task {cause}, which {what}")

@@ -8,10 +8,11 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from apflow.engine.tree import TaskTreeNode, models_of, tree_of, trees_of
+from apflow.engine.tree import TaskTreeNode, tree_of, trees_of
 from apflow.engine.validation import Problems, check_executors, place_forest, read_forest
 from apflow.storage.conditions import among, chunks
 from apflow.storage.statements import moment
+from apflow.storage.task_rows import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

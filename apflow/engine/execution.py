@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from apflow.cycles import cycles, drawn
 from apflow.durability import nodes as rows
+from apflow.engine.cancelling import blocked
 from apflow.engine.loading import load_scope
 from apflow.engine.plan import Node, Plan
 from apflow.engine.progress import changed_shares
@@ -198,7 +199,7 @@ class Execution:
         """Store what can never run any more."""
         dead = self._plan.take_dead()
         if dead:
-            ends = [(node.id, "cancelled", _without(node, cause)) for node, cause in dead]
+            ends = [(node.id, "cancelled", blocked(node.id, cause.id, cause.status)) for node, cause in dead]
             await rows.give_up(self._recorder, self._tree, ends)
             for node, _ in dead:
                 self._runner.forget(node)
@@ -229,8 +230,3 @@ class Execution:
             left = [node.id for node in self._plan.nodes.values() if not node.ended]
             await rows.give_up(self._recorder, self._tree, [(one, "cancelled", error) for one in left])
             await self._tell()
-
-
-def _without(node: Node, cause: Node) -> RunCancelledError:
-    what = {"failed": "failed", "missing": "is not there any more"}.get(cause.status, "was cancelled")
-    return RunCancelledError(node.id, f"cannot run: it needs task {cause.id}, which {what}")

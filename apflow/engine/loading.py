@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from apflow.durability.nodes import chunks
 from apflow.engine.plan import NORMAL, Node
+from apflow.engine.specs import executor_id_of
 from apflow.errors import RunNotFoundError, TaskFrozenError
+from apflow.storage.conditions import NODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from apflow.storage.store import Tx
 
-#: Rows made by version 1 have no kind.
-NODES = "(kind = 'node' OR kind IS NULL)"
 _GRAPH = "id, parent_id, priority, dependencies, status, epoch, task_tree_id, origin_type, name, CAST(schemas AS TEXT)"
 _DETAILS = (
     "id, name, inputs, params, schemas, user_id, token_budget, cost_policy, max_attempts, backoff_strategy, "
@@ -52,7 +52,7 @@ def load_scope(tx: Tx, task_id: str) -> list[Node]:
         RunNotFoundError: There is no such node.
         TaskFrozenError: It is archived.
     """
-    target = tx.row(f"SELECT {_GRAPH} FROM apflow_tasks WHERE id = :id AND {NODES}", {"id": task_id})
+    target = tx.row(f"SELECT {_GRAPH} FROM apflow_tasks WHERE id = :id AND {NODE}", {"id": task_id})
     if target is None:
         raise RunNotFoundError(task_id)
     if target[7] == "archive":
@@ -76,7 +76,7 @@ def load_scope(tx: Tx, task_id: str) -> list[Node]:
 def _tree_of(row: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
     """Return the query for the nodes of the tree that a row is in, and its parameters."""
     if row[6] is not None:
-        sql = f"SELECT {_GRAPH} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES} ORDER BY created_at, id"
+        sql = f"SELECT {_GRAPH} FROM apflow_tasks WHERE task_tree_id = :tree AND {NODE} ORDER BY created_at, id"
         return sql, {"tree": row[6]}
     # Version 1 left some roots without: what is inside of those is found from parent to parent.
     sql = f"""
@@ -85,7 +85,7 @@ WITH RECURSIVE inside (id) AS (
   UNION
   SELECT c.id FROM apflow_tasks c JOIN inside ON c.parent_id = inside.id
 )
-SELECT {_GRAPH} FROM apflow_tasks WHERE id IN (SELECT id FROM inside) AND {NODES} ORDER BY created_at, id"""
+SELECT {_GRAPH} FROM apflow_tasks WHERE id IN (SELECT id FROM inside) AND {NODE} ORDER BY created_at, id"""
     return sql, {"id": row[0]}
 
 
@@ -119,7 +119,7 @@ def _node(row: tuple[Any, ...], position: int) -> Node:
         status=status or "pending",
         epoch=epoch or 0,
         root_id=tree or one,
-        executor=_executor(name, schemas),
+        executor=executor_id_of(name, _json(schemas)),
     )
 
 
@@ -140,7 +140,7 @@ def load_details(tx: Tx, ids: Sequence[str]) -> dict[str, Details]:
             id=one,
             inputs=_json(inputs) or {},
             params=_json(params) or {},
-            executor=_executor(name, schemas),
+            executor=executor_id_of(name, _json(schemas)),
             user=user,
             token_budget=token_budget,
             cost_policy=cost_policy,
@@ -163,11 +163,6 @@ def results_in(tx: Tx, ids: Sequence[str]) -> dict[str, tuple[str, str | None]]:
         )
         found.update((one, (status, text)) for one, status, text in tx.rows(sql, params))
     return found
-
-
-def _executor(name: str, schemas: Any) -> str:
-    method = (_json(schemas) or {}).get("method")
-    return method if isinstance(method, str) and method else name
 
 
 def _rows(tx: Tx, columns: str, ids: Sequence[str]) -> Iterable[tuple[Any, ...]]:

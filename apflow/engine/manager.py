@@ -12,11 +12,12 @@ from apflow.durability.nodes import forget_failures
 from apflow.durability.replay import new_run_id, word
 from apflow.engine.cancelling import cancel_dependents
 from apflow.engine.executors import known_here
-from apflow.engine.loading import NODES, load_scope, results_in
+from apflow.engine.loading import load_scope, results_in
 from apflow.engine.tree_run import DEFINITION
 from apflow.errors import ExecutorNotFoundError, FencedError, RunNotFoundError, TaskFrozenError
 from apflow.options import Options
 from apflow.runtime import Runtime, runtime_over
+from apflow.storage.conditions import NODE
 from apflow.submission import submit_call
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class TaskManager:
 
 def _tree_of(tx: Tx, task_id: str) -> str:
     """Return the tree that a task is in."""
-    row = tx.row(f"SELECT task_tree_id, origin_type FROM apflow_tasks WHERE id = :id AND {NODES}", {"id": task_id})
+    row = tx.row(f"SELECT task_tree_id, origin_type FROM apflow_tasks WHERE id = :id AND {NODE}", {"id": task_id})
     if row is None:
         raise RunNotFoundError(task_id)
     if row[1] == "archive":
@@ -208,7 +209,7 @@ def _is_settled(tx: Tx, task_id: str) -> bool:
     """Whether the task and all of its tree have completed."""
     params = {"tree": _tree_of(tx, task_id), "id": task_id}
     inside = "(task_tree_id = :tree OR id = :id)"
-    sql = f"SELECT 1 FROM apflow_tasks WHERE {inside} AND COALESCE(status, '') <> 'completed' AND {NODES} LIMIT 1"
+    sql = f"SELECT 1 FROM apflow_tasks WHERE {inside} AND COALESCE(status, '') <> 'completed' AND {NODE} LIMIT 1"
     return tx.row(sql, params) is None
 
 

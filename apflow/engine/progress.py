@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from apflow.engine.loading import NODES
+from apflow.storage.conditions import NODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,7 +38,7 @@ def shares(parents: Mapping[str, str | None], completed: Iterable[str]) -> dict[
 
 def changed_shares(tx: Tx, tree_id: str) -> dict[str, float]:
     """Return the shares of a tree that its rows do not have yet, by id."""
-    sql = f"SELECT id, parent_id, status, progress FROM apflow_tasks WHERE task_tree_id = :tree AND {NODES}"
+    sql = f"SELECT id, parent_id, status, progress FROM apflow_tasks WHERE task_tree_id = :tree AND {NODE}"
     rows = tx.rows(sql, {"tree": tree_id})
     stored = {one: float(progress or 0) for one, _, _, progress in rows}
     parents = {one: parent for one, parent, _, _ in rows}

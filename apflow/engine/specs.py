@@ -112,7 +112,7 @@ class TaskSpec:
 def executor_id_of(name: str, schemas: Mapping[str, Any] | None) -> str:
     """Return the id of the executor of a task with this name and these `schemas`."""
     method = (schemas or {}).get("method")
-    return method if isinstance(method, str) else name
+    return method if isinstance(method, str) and method else name
 
 
 def read_task(task: object, place: int, report: Callable[[str], None]) -> TaskSpec | None:

@@ -10,7 +10,7 @@ from apflow.cycles import cycles, drawn
 from apflow.errors import TaskTreeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from apflow.storage.tables import TaskModel
 
@@ -96,26 +96,6 @@ def trees_of(models: Iterable[TaskModel]) -> list[TaskTreeNode]:
     for circle in cycles({key: [node.task.parent_id or ""] for key, node in nodes.items()}):
         raise TaskTreeError(f"these tasks are inside each other: {drawn(circle)}", circle)
     return trees
-
-
-def models_of(rows: Iterable[Mapping[str, Any]]) -> list[TaskModel]:
-    """Return rows that are in the database as objects; columns that a row leaves out are None.
-
-    This is how SQLAlchemy makes objects of what it loads. The constructor would take forty times as long.
-    """
-    from sqlalchemy import inspect
-
-    from apflow.storage.tables import TaskModel
-
-    mapper = inspect(TaskModel)
-    nothing = dict.fromkeys(column.key for column in mapper.column_attrs)
-    models = []
-    for row in rows:
-        model: TaskModel = mapper.class_manager.new_instance()
-        vars(model).update(nothing | dict(row))
-        model.__pydantic_fields_set__.update(row)
-        models.append(model)
-    return models
 
 
 def _nodes(models: Iterable[TaskModel]) -> dict[str, TaskTreeNode]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from apflow.storage.statements import moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy.types import TypeEngine
 
@@ -30,7 +30,13 @@ def selected() -> str:
 
 
 def models(rows: Iterable[Row]) -> list[TaskModel]:
-    """Return tasks from rows that have the columns of `selected`.
+    """Return tasks from rows that have the columns of `selected`."""
+    columns = _columns()
+    return models_of(_values(columns, row) for row in rows)
+
+
+def models_of(rows: Iterable[Mapping[str, Any]]) -> list[TaskModel]:
+    """Return rows that are in the database as objects; columns that a row leaves out are None.
 
     They are made as SQLAlchemy makes what it loads: the constructor takes fifty times as long, and trees are large.
     """
@@ -38,15 +44,15 @@ def models(rows: Iterable[Row]) -> list[TaskModel]:
 
     from apflow.storage.tables import TaskModel
 
-    columns = _columns()
     mapper = inspect(TaskModel)
     mapper.registry.configure()
+    nothing = dict.fromkeys(column.key for column in mapper.column_attrs)
     found: list[TaskModel] = []
     for row in rows:
-        task = mapper.class_manager.new_instance()
-        vars(task).update(_values(columns, row))
-        object.__setattr__(task, "__pydantic_fields_set__", set(columns))
-        found.append(task)
+        model: TaskModel = mapper.class_manager.new_instance()
+        vars(model).update(nothing | dict(row))
+        object.__setattr__(model, "__pydantic_fields_set__", set(row))
+        found.append(model)
     return found
 
 

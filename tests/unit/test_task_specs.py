@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from apflow.cycles import cycles, drawn
 from apflow.engine.specs import FIELDS, Dependency, Reference, TaskSpec, fill, is_reference, read_task, references
-from apflow.engine.tree import TaskTreeNode, models_of, tree_of, trees_of
+from apflow.engine.tree import TaskTreeNode, tree_of, trees_of
 from apflow.errors import InvalidInputsError, TaskTreeError
 from apflow.storage.tables import TaskModel
+from apflow.storage.task_rows import models_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FULL: dict[str, Any] = {
