@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from hypothesis import settings
 
+from apflow import definition
 from tests.postgres_server import fresh_database, start_bundled, stop_bundled
 
 if TYPE_CHECKING:
@@ -62,6 +63,15 @@ def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the caller's database or leaves one in the project's folder."""
     monkeypatch.delenv("APFLOW_DATABASE_URL", raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks() -> Iterator[None]:
+    """No test sees the tasks that another test has made: two of one name would be ambiguous."""
+    before = {name: dict(there) for name, there in definition._known.items()}
+    yield
+    definition._known.clear()
+    definition._known.update(before)
 
 
 @pytest.fixture(scope="session")
