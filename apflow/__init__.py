@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from apflow.exports import export_lazily
 
 if TYPE_CHECKING:
+    from apflow.bridge.serve import aserve, asgi, serve
     from apflow.call import Call, CallNext, Middleware
     from apflow.clock import Clock, SystemClock
     from apflow.context import RunContext, checkpoint, current, progress
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         OutsideRunError,
         PolicyNotFoundError,
+        PublicError,
         RecoveryLimitError,
         RunActiveError,
         RunCancelledError,
@@ -147,6 +149,7 @@ __all__ = [
     "PriceBook",
     "Prices",
     "ProviderRouter",
+    "PublicError",
     "RecoveryLimitError",
     "Reservation",
     "RestExecutor",
@@ -197,6 +200,8 @@ __all__ = [
     "UsageTable",
     "UserRequiredError",
     "__version__",
+    "aserve",
+    "asgi",
     "checkpoint",
     "configure",
     "create_session",
@@ -207,6 +212,7 @@ __all__ = [
     "report_usage",
     "reserve",
     "runtime",
+    "serve",
     "task",
 ]
 
@@ -215,6 +221,7 @@ __version__ = "0.20.0"
 export_lazily(
     __name__,
     {
+        "bridge.serve": ("aserve", "asgi", "serve"),
         "call": ("Call", "CallNext", "Middleware"),
         "clock": ("Clock", "SystemClock"),
         "context": ("RunContext", "checkpoint", "current", "progress"),

@@ -138,7 +138,9 @@ class RunContext:
         self._state.check_alive()
         if not (total > 0 and 0 <= done <= total):
             raise ValueError(f"progress needs 0 <= done <= total and total > 0, got {done} of {total}")
-        self._state.progress = Progress(done, total, message)
+        told = self._state.progress = Progress(done, total, message)
+        if self._state.listener is not None:
+            self._state.listener.progressed(told)
         return self._now_or_awaited(self._state.recorder.save_progress(self._state, done / total))
 
     def _now_or_awaited(self, work: Coroutine[Any, Any, None]) -> Awaitable[None]:

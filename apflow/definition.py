@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from dataclasses import replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from apflow import naming
 from apflow.errors import DuplicateTaskError
@@ -23,6 +24,14 @@ TREE = "_task_tree"
 _OWN = {TREE: "apflow.engine.tree_run"}
 #: By name, then by place. Two places with one name are an error only where both are used.
 _known: dict[str, dict[tuple[str, str, str], TaskDefinition]] = {}
+#: Registries that list tasks as soon as they are made.
+_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+
+class Watcher(Protocol):
+    """Who wants to know of each task that is made, or made anew. Called on the thread that made it."""
+
+    def defined(self, definition: TaskDefinition) -> None: ...
 
 
 def define(fn: object, name: str | None, given: Mapping[str, Any]) -> TaskDefinition:
@@ -91,7 +100,15 @@ def register(definition: TaskDefinition) -> TaskDefinition:
     key = (*place(definition), definition.version)
     there.pop(key, None)  # the newest stands last
     there[key] = definition
+    for watcher in list(_watchers):
+        watcher.defined(definition)
     return definition
+
+
+def watch(watcher: Watcher) -> list[TaskDefinition]:
+    """Have `watcher` told of each task that is made from now on, as long as it exists; return those made before."""
+    _watchers.add(watcher)
+    return [definition for there in list(_known.values()) for definition in list(there.values())]
 
 
 def known(name: str) -> list[TaskDefinition]:

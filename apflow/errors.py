@@ -7,6 +7,7 @@
     ├── DeadlockError                a blocking call that could never end
     ├── RuntimeClosedError           the runtime was left
     ├── MissingExtraError            an optional package is not installed
+    ├── PublicError                  raise it: its text may reach remote callers
     ├── SerializationError           a value that JSON and its annotation cannot carry
     ├── CircuitOpenError             the breaker of this task is open
     ├── UserRequiredError            a budget per user, and no user
@@ -48,9 +49,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
     from decimal import Decimal
+    from typing import Any
 
 
 class ApflowError(Exception):
@@ -121,6 +123,32 @@ class MissingExtraError(ApflowError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed. Run: pip install 'apflow[{extra}]'")
+
+
+class PublicError(ApflowError):
+    """Raise this, or a class of your own below it, where remote callers may read why a task failed.
+
+    Of any other exception they are told no more than that the task failed, and an id to ask you about.
+
+    Args:
+        message: What callers read. Put nothing into it that they may not know.
+        code: A word that their programs can tell apart: lower-case letters, digits and underscores.
+        details: Further figures, as a JSON object.
+        retryable: Whether another attempt could end differently.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "failed",
+        details: Mapping[str, Any] | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.details = dict(details or {})
+        self.retryable = retryable
 
 
 class SerializationError(ApflowError, TypeError):
@@ -291,12 +319,14 @@ class RunFailedError(RunError):
     Attributes:
         error_type: Qualified name of the exception class.
         message: Its text.
+        told: What a remote caller may know of it, an `apflow.told.Told`, when that was stored.
     """
 
     retryable = True
 
-    def __init__(self, run_id: str, error_type: str, message: str) -> None:
+    def __init__(self, run_id: str, error_type: str, message: str, told: Any = None) -> None:
         super().__init__(run_id, f"failed with {error_type}: {message}")
+        self.told = told
         self.error_type = error_type
         self.message = message
 

@@ -83,7 +83,9 @@ class Run(Generic[R_co]):
             row = await self._runtime.recorder.claims.result(self._id, self._runtime.background.rescue)
             return cast("R_co", self._decoded(row.result or "null"))
         self._check_deadlock(inside=False)
-        return cast("R_co", await asyncio.shield(asyncio.wrap_future(outcome)))
+        heard = asyncio.wrap_future(outcome)
+        heard.add_done_callback(_hear)  # who waited may have left by then, and nobody may log what a task raised
+        return cast("R_co", await asyncio.shield(heard))
 
     def _decoded(self, text: str) -> Any:
         if self._definition is None:
@@ -139,3 +141,9 @@ class Run(Generic[R_co]):
         The run may take a moment to stop; one in another process sees it with its next lease renewal.
         """
         await self._runtime.runs.cancel(self._id)
+
+
+def _hear(outcome: asyncio.Future[Any]) -> None:
+    """Take note of an error, so that asyncio does not report it as one that nobody has seen."""
+    if not outcome.cancelled():
+        outcome.exception()

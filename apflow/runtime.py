@@ -17,6 +17,7 @@ from apflow.durability.circuit_breaker import CircuitBreakerRegistry
 from apflow.durability.ownership import LeaseKeeper
 from apflow.durability.recording import Recorder
 from apflow.errors import RuntimeClosedError
+from apflow.exposed import Exposed
 from apflow.governed import Governed
 from apflow.state import current_state
 from apflow.storage.connect import create_session
@@ -42,7 +43,7 @@ RECOVERY_LIMIT = 10
 SHORTEST_LEASE = 1.0
 
 
-class Runtime(Governed):
+class Runtime(Governed, Exposed):
     """Where tasks run: a database and everything around it.
 
     Nothing has to be started: the default runtime is made at the first call. Use an explicit one as a context

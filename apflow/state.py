@@ -47,6 +47,14 @@ class Memos:
     saved: set[str]
 
 
+class Listener(Protocol):
+    """Who wants to hear of a run while it runs: a door to remote callers. Called on any thread."""
+
+    def progressed(self, progress: Progress) -> None: ...
+
+    def produced(self, item: Any) -> None: ...
+
+
 class RunRecorder(Protocol):
     """What a run asks of the layer that stores it."""
 
@@ -72,6 +80,7 @@ class RunState:
         closed: Its end is stored, or was given up: what it still uses is stored by itself.
         counters: How often a child with a certain fingerprint was called in this attempt.
         holding: Something was reserved in its name or below it.
+        listener: Who hears of its progress, and of the items of a generator, in this process.
         kind: What its row is, when that does not follow from where it was called: `node` or `tree`.
         result: What was stored of its result, as JSON text; only of graph nodes.
         nested: It was started inside another run, which may be in no process now, or in another one.
@@ -102,6 +111,7 @@ class RunState:
     items_streamed = False
     key: str | None = None
     kind: str | None = None
+    listener: Listener | None = None
     loop: asyncio.AbstractEventLoop | None = None
     memo_id: str | None = None
     memos: Memos | None = None

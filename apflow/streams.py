@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from apflow.call import Call
     from apflow.options import Options, TaskDefinition
-    from apflow.state import RunState
+    from apflow.state import Listener, RunState
 
 _END: Any = object()
 
@@ -99,15 +99,27 @@ async def _closing(source: Any) -> AsyncGenerator[None, None]:
             await source.aclose()
 
 
-async def collect_async(source: AsyncIterable[Any]) -> list[Any]:
-    """Return all items."""
+async def collect_async(source: AsyncIterable[Any], listener: Listener | None) -> list[Any]:
+    """Return all items. The listener is told of each as it comes."""
     async with _closing(source):
-        return [item async for item in source]
+        if listener is None:
+            return [item async for item in source]
+        items = []
+        async for item in source:
+            items.append(item)
+            listener.produced(item)
+        return items
 
 
-def collect_sync(source: Iterable[Any]) -> list[Any]:
-    """Return all items."""
-    return list(source)
+def collect_sync(source: Iterable[Any], listener: Listener | None) -> list[Any]:
+    """Return all items. See `collect_async`."""
+    if listener is None:
+        return list(source)
+    items = []
+    for item in source:
+        items.append(item)
+        listener.produced(item)
+    return items
 
 
 def stream_sync(

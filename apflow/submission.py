@@ -64,9 +64,9 @@ async def run_collected(call: Call, slot: Middleware | None) -> Any:
         if call.task.colour == "async":
             return await fn(*args, **kwargs)
         if call.task.colour == "async_stream":
-            return await collect_async(fn(*args, **kwargs))
+            return await collect_async(fn(*args, **kwargs), call.state.listener)
         if call.task.colour == "stream":
-            return await run_body(call, lambda: collect_sync(fn(*args, **kwargs)))
+            return await run_body(call, lambda: collect_sync(fn(*args, **kwargs), call.state.listener))
         return await run_body(call, lambda: fn(*args, **kwargs))
 
     return await onion(call.state.runtime, call, endpoint, slot)

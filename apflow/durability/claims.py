@@ -24,6 +24,7 @@ from apflow.errors import (
 )
 from apflow.storage.owners import is_gone
 from apflow.storage.statements import lease_params
+from apflow.told import read_told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -311,7 +312,7 @@ class Claims:
 def failed_elsewhere(row: RunRow) -> RunFailedError:
     """Return the error of a run that failed in another process or in an earlier life."""
     info = json.loads(row.error_info) if row.error_info else {}
-    return RunFailedError(row.id, info.get("type", "Exception"), info.get("message", row.error or ""))
+    return RunFailedError(row.id, info.get("type", "Exception"), info.get("message", row.error or ""), read_told(info))
 
 
 _TRY_AGAIN: Any = object()

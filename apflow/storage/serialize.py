@@ -14,6 +14,7 @@ from apflow.storage.instances import InstanceCarrier
 from apflow.storage.scalars import Place, Plain
 from apflow.storage.values import Carrier, carrier
 from apflow.storage.walk import encode
+from apflow.told import INTERNAL, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -225,9 +226,9 @@ def _digest(text: str) -> str:
 def describe_error(error: BaseException) -> dict[str, Any]:
     """Return what is stored of an exception: `type` (qualified name), `message`, `traceback` (list of lines).
 
-    The message has at most 10,000 characters, the traceback at most 200 lines of 500; of a longer one the
-    first and the last lines are kept. What no database takes as text (NUL, halves of surrogate pairs) is
-    escaped.
+    Under `told` stands what remote callers may know of it, when that is more than nothing. The message has at most
+    10,000 characters, the traceback at most 200 lines of 500; of a longer one the first and the last lines are kept.
+    What no database takes as text (NUL, halves of surrogate pairs) is escaped.
     """
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
@@ -242,11 +243,15 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     if len(lines) > _TRACEBACK_LINES:
         head, tail = _TRACEBACK_LINES // 4, _TRACEBACK_LINES - _TRACEBACK_LINES // 4 - 1
         lines = [*lines[:head], f"... {len(lines) - head - tail} lines left out ...", *lines[-tail:]]
-    return {
+    described: dict[str, Any] = {
         "type": name,
         "message": _storable(message, _MESSAGE_LENGTH),
         "traceback": [_storable(line, _LINE_LENGTH) for line in lines],
     }
+    public = told(error)
+    if public.code != INTERNAL:
+        described["told"] = public.as_json()
+    return described
 
 
 def _storable(text: str, length: int) -> str:

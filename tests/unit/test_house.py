@@ -25,7 +25,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 # What may be longer: its place, how long, and why. A function is written `file:name`.
 EXCEPTIONS: dict[str, tuple[int, str]] = {
-    "apflow/errors.py": (500, "the whole tree of errors stands in one file"),
+    "apflow/errors.py": (520, "the whole tree of errors stands in one file"),
     "apflow/task.py:task": (70, "the decorator's options, each with its line of documentation"),
 }
 
