@@ -26,16 +26,20 @@ if TYPE_CHECKING:
     from apflow.options import Options, TaskDefinition
     from apflow.runtime import Runtime
 
-#: A task with one of these words among its tags says so about itself to every caller.
-HINTS = ("readonly", "destructive", "idempotent", "requires_approval", "cacheable")
 #: apcore's timeout is off: the task has its own, which really stops it.
 _NO_TIMEOUT = {"resources": {"timeout": 0}}
 
 
 def annotations_of(tags: tuple[str, ...], *, streaming: bool) -> ModuleAnnotations:
-    """Return what a module says about its calls: the tags of `HINTS`, and whether it streams."""
-    said = {hint: True for hint in HINTS if hint in tags}
-    return ModuleAnnotations(streaming=streaming, extra=dict(_NO_TIMEOUT), **said)
+    """Return what a module says about its calls to every caller, from words among its tags, and whether it streams."""
+    return ModuleAnnotations(
+        readonly="readonly" in tags,
+        destructive="destructive" in tags,
+        idempotent="idempotent" in tags,
+        requires_approval="requires_approval" in tags,
+        streaming=streaming,
+        extra=dict(_NO_TIMEOUT),
+    )
 
 
 class RunModule:
