@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from apflow import portal
-from apflow.definition import known, place
+from apflow.definition import known, place, standing_for
 from apflow.durability.retry import BackoffStrategy, RetryPolicy
 from apflow.errors import ApflowError, RunError, SerializationError, StorageError
 from apflow.state import RunState
@@ -96,6 +96,7 @@ class Background:
         self._recovering = threading.Lock()
         self._unreadable: set[str] = set()
         self._looked = False
+        self._drained = False
 
     def start(self, call: Call, loop: asyncio.AbstractEventLoop | None = None) -> Run[Any]:
         """Run a call whose row is stored already, and return its handle.
@@ -199,7 +200,7 @@ class Background:
         claimed = self._runtime.task_named(row.name)
         found = [
             definition
-            for definition in known(row.name)
+            for definition in (*known(row.name), *standing_for(row.name))
             if (claimed is None or place(claimed) == place(definition))
             and (definition.origin == row.origin or (definition.named and row.named))
             and definition.version == row.task_version
@@ -274,7 +275,7 @@ class Background:
     # -- the end ---------------------------------------------------------------------------------------------
 
     async def drain(self, seconds: float) -> None:
-        """Wait for what was submitted here, then hand back what is left."""
+        """Wait for what was submitted here, then hand back what is left. Doing it twice does no harm."""
         await asyncio.get_running_loop().run_in_executor(None, self._end_recovery)
         own = self._hand_back_taken_over()
         await _wait(own, seconds)
@@ -293,7 +294,8 @@ class Background:
 
     def _end_recovery(self) -> None:
         """Let nothing more be taken over: what is being taken over now gets through and is then handed back."""
-        self._recovering.acquire(timeout=HAND_BACK_SECONDS)
+        if not self._drained:
+            self._drained = self._recovering.acquire(timeout=HAND_BACK_SECONDS)
 
     def _hand_back_taken_over(self) -> list[Future[Any]]:
         own: list[Future[Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from dataclasses import replace
 from importlib import import_module
@@ -24,8 +25,11 @@ TREE = "_task_tree"
 _OWN = {TREE: "apflow.engine.tree_run"}
 #: By name, then by place. Two places with one name are an error only where both are used.
 _known: dict[str, dict[tuple[str, str, str], TaskDefinition]] = {}
+#: Tasks that stand for executor classes, by name and place: a run of one is carried on, and nobody calls it by itself.
+_standing: dict[str, dict[tuple[str, str], TaskDefinition]] = {}
 #: Registries that list tasks as soon as they are made.
 _watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+_watching = threading.Lock()
 
 
 class Watcher(Protocol):
@@ -80,9 +84,13 @@ def vary(definition: TaskDefinition, options: Options, given: Mapping[str, Any])
         about |= {"name": naming.check_name(given["name"]), "named": True}
     if about:
         definition = replace(definition, **about)
+    changed = change(options, values)
+    if "name" in about:  # who finds it by its name, to serve it or to carry a run on, has nothing else to go by
+        own = replace(changed, key=None, user=None, runtime=None, overrides=frozenset())
+        definition = replace(definition, options=own)
     # Another name or version is what a stored run is found by, in this process or in another one.
     found_by = {"name", "version"} & about.keys()
-    return (register(definition) if found_by else definition), change(options, values)
+    return (register(definition) if found_by else definition), changed
 
 
 def as_method(definition: TaskDefinition) -> TaskDefinition:
@@ -100,14 +108,17 @@ def register(definition: TaskDefinition) -> TaskDefinition:
     key = (*place(definition), definition.version)
     there.pop(key, None)  # the newest stands last
     there[key] = definition
-    for watcher in list(_watchers):
+    with _watching:
+        watchers = list(_watchers)
+    for watcher in watchers:
         watcher.defined(definition)
     return definition
 
 
 def watch(watcher: Watcher) -> list[TaskDefinition]:
     """Have `watcher` told of each task that is made from now on, as long as it exists; return those made before."""
-    _watchers.add(watcher)
+    with _watching:
+        _watchers.add(watcher)
     return [definition for there in list(_known.values()) for definition in list(there.values())]
 
 
@@ -116,6 +127,17 @@ def known(name: str) -> list[TaskDefinition]:
     if name in _OWN and name not in _known:
         import_module(_OWN[name])
     return list(_known.get(name, {}).values())
+
+
+def stand_for(definition: TaskDefinition) -> TaskDefinition:
+    """Make known that this process can carry on runs of an executor class, by this definition, and return it."""
+    _standing.setdefault(definition.name, {})[place(definition)] = definition
+    return definition
+
+
+def standing_for(name: str) -> list[TaskDefinition]:
+    """Return the definitions that stand for executor classes of this id."""
+    return list(_standing.get(name, {}).values())
 
 
 def place(definition: TaskDefinition) -> tuple[str, str]:

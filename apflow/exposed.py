@@ -16,7 +16,7 @@ class Exposed:
     def registry(self) -> Registry:
         """The tasks of this process as modules of apcore, by their names; one that is decorated later is there too.
 
-        Private tasks, methods, and tasks whose annotations have no form in JSON are not.
+        Private tasks and methods are not. One whose annotations have no form in JSON is, but no door shows it.
         """
         live: Any = import_module("apflow.bridge.live")
         return cast("Registry", live.registry_of(self))

@@ -84,8 +84,10 @@ class Run(Generic[R_co]):
             return cast("R_co", self._decoded(row.result or "null"))
         self._check_deadlock(inside=False)
         heard = asyncio.wrap_future(outcome)
-        heard.add_done_callback(_hear)  # who waited may have left by then, and nobody may log what a task raised
-        return cast("R_co", await asyncio.shield(heard))
+        # Who waited may have left by then, and nobody may log what a task raised: neither asyncio nor its shield.
+        heard.add_done_callback(_hear)
+        await asyncio.wait([heard])
+        return cast("R_co", heard.result())
 
     def _decoded(self, text: str) -> Any:
         if self._definition is None:

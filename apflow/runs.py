@@ -309,6 +309,11 @@ def _prune_in(tx: Tx, params: dict[str, Any]) -> int:
     for table, column, where in OF_RUNS[:-1]:
         ids = f"SELECT id FROM apflow_tasks WHERE task_tree_id IN ({trees})"
         tx.execute(f"DELETE FROM {table} WHERE {column} IN ({ids}){where}", params)
+    tx.execute(
+        "DELETE FROM apflow_a2a_tasks WHERE updated_at < :before AND state IN ('completed', 'failed', 'canceled', "
+        "'rejected') AND NOT EXISTS (SELECT 1 FROM apflow_tasks r WHERE r.id = apflow_a2a_tasks.id)",
+        params,
+    )
     return tx.execute(f"DELETE FROM apflow_tasks WHERE task_tree_id IN ({trees})", params)
 
 

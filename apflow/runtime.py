@@ -126,6 +126,11 @@ class Runtime(Governed, Exposed):
         """Whether it was left."""
         return self._closed
 
+    @property
+    def entered(self) -> bool:
+        """Whether this is inside its `with` block."""
+        return self in _entered
+
     # -- life ------------------------------------------------------------------------------------------------
 
     async def ready(self) -> None:

@@ -80,6 +80,7 @@ class RunState:
         closed: Its end is stored, or was given up: what it still uses is stored by itself.
         counters: How often a child with a certain fingerprint was called in this attempt.
         holding: Something was reserved in its name or below it.
+        id_given: A caller has chosen its id, so a row that has it already is another run.
         listener: Who hears of its progress, and of the items of a generator, in this process.
         kind: What its row is, when that does not follow from where it was called: `node` or `tree`.
         result: What was stored of its result, as JSON text; only of graph nodes.
@@ -108,6 +109,7 @@ class RunState:
     fingerprint: str | None = None
     first_delay = 0.0
     holding = False
+    id_given = False
     items_streamed = False
     key: str | None = None
     kind: str | None = None

@@ -12,10 +12,12 @@ from apflow.run import Run
 from apflow.streams import collect_async, collect_sync
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from apflow.call import Call, Middleware
     from apflow.options import Options, TaskDefinition
+
+_EXITED = "the function called sys.exit()"
 
 
 async def submit_async(
@@ -62,11 +64,35 @@ async def run_collected(call: Call, slot: Middleware | None) -> Any:
         args, kwargs = call.task.codec.call_with(call.arguments)
         fn = call.task.fn
         if call.task.colour == "async":
-            return await fn(*args, **kwargs)
+            return await _stay(fn(*args, **kwargs))
         if call.task.colour == "async_stream":
-            return await collect_async(fn(*args, **kwargs), call.state.listener)
+            return await _stay(collect_async(fn(*args, **kwargs), call.state.listener))
         if call.task.colour == "stream":
-            return await run_body(call, lambda: collect_sync(fn(*args, **kwargs), call.state.listener))
-        return await run_body(call, lambda: fn(*args, **kwargs))
+            return await run_body(call, _staying(lambda: collect_sync(fn(*args, **kwargs), call.state.listener)))
+        return await run_body(call, _staying(lambda: fn(*args, **kwargs)))
 
     return await onion(call.state.runtime, call, endpoint, slot)
+
+
+async def _stay(body: Awaitable[Any]) -> Any:
+    """Have a function in the background that calls `sys.exit` fail: it would end the event loop of all the others.
+
+    Raises:
+        RuntimeError: It did.
+    """
+    try:
+        return await body
+    except SystemExit as error:
+        raise RuntimeError(_EXITED) from error
+
+
+def _staying(body: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a plain body that does the same: it would be taken for interrupted, and be carried on again and again."""
+
+    def stay() -> Any:
+        try:
+            return body()
+        except SystemExit as error:
+            raise RuntimeError(_EXITED) from error
+
+    return stay

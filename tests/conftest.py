@@ -17,6 +17,8 @@ from tests.postgres_server import fresh_database, start_bundled, stop_bundled
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from apflow.options import TaskDefinition
+
 ROOT = Path(__file__).parent.parent
 SERVER_FOLDER = pytest.StashKey[Path]()
 
@@ -65,13 +67,32 @@ def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def _own_tasks() -> Iterator[None]:
-    """No test sees the tasks that another test has made: two of one name would be ambiguous."""
-    before = {name: dict(there) for name, there in definition._known.items()}
+@pytest.fixture(scope="module", autouse=True)
+def _tasks_of_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No module of tests sees the tasks of another one: two of one name would be ambiguous, and both be served."""
+    before = _known_tasks()
+    mine = request.node.path.stem
+    for there in definition._known.values():
+        for key, one in list(there.items()):
+            stem = one.fn.__module__.rpartition(".")[2]
+            if stem.startswith("test_") and stem != mine:
+                del there[key]
     yield
     definition._known.clear()
     definition._known.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_tasks() -> Iterator[None]:
+    """No test sees the tasks that another test has made."""
+    before = _known_tasks()
+    yield
+    definition._known.clear()
+    definition._known.update(before)
+
+
+def _known_tasks() -> dict[str, dict[tuple[str, str, str], TaskDefinition]]:
+    return {name: dict(there) for name, there in definition._known.items()}
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from apcore import Context
+from apcore import Context, errors
 
 from apflow.bridge.calling import Calling, calling
 from apflow.bridge.live import LiveRegistry
 from apflow.bridge.module import RunModule, TaskModule
 from apflow.bridge.pipeline import make_executor
 from apflow.bridge.refusals import refused
+from apflow.errors import InvalidInputsError
 from apflow.kinds import Task
 from apflow.runtime import Runtime, runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from apcore import ACL, ApprovalHandler, Identity, Registry
 
@@ -54,6 +55,7 @@ class Door:
 
     Raises:
         TypeError: `target` is something else.
+        ValueError: The tasks, or the modules of the registry, cannot be served together.
 
     Attributes:
         registry: The modules.
@@ -85,10 +87,10 @@ class Door:
 
     def module(self, module_id: str) -> Any:
         """Return a module that callers may see, or None."""
-        if not module_id.startswith(self._prefix) or not self.registry.has(module_id):
+        if not module_id or not module_id.startswith(self._prefix):
             return None
         module = self.registry.get(module_id)
-        if not self._tags.issubset(getattr(module, "tags", None) or ()):
+        if module is None or not self._tags.issubset(getattr(module, "tags", None) or ()):
             return None
         return module if not isinstance(module, TaskModule) or LiveRegistry.describable(module) else None
 
@@ -102,6 +104,7 @@ class Door:
         run_id: str | None = None,
         listener: Listener | None = None,
         detached: bool = True,
+        begun: Callable[[str], None] | None = None,
     ) -> Answer:
         """Call a module and wait for its result.
 
@@ -113,22 +116,33 @@ class Door:
             run_id: Id that the run shall have.
             listener: Hears of progress, and of the items of a generator. Called on any thread.
             detached: When this wait is cancelled the run goes on; `cancel` stops it.
+            begun: Told the id of the run as soon as it is stored, or joined by its key.
 
         Raises:
             RefusedError: The call has no result; everything in it may be shown to the caller.
         """
-        one = Calling(key=key, run_id=run_id, listener=listener, detached=detached)
+        module = self.module(module_id)
+        one = Calling(key=key, run_id=run_id, listener=listener, detached=detached, module=module, begun=begun)
         try:
-            module = self.module(module_id)
+            # The registry is never asked for what is hidden: the answer is the same as for what is missing.
+            if module is None:
+                raise errors.ModuleNotFoundError(module_id)  # noqa: TRY301 - it is mapped and logged like apcore's own
+            if not isinstance(inputs, dict):
+                raise InvalidInputsError("inputs have to be a JSON object")  # noqa: TRY301 - see above
             with calling(one):
                 context: Context[Any] = Context.create(identity=identity)
-                # What is hidden is called by a name that nothing has: the answer is the same as for what is missing.
-                called = module_id if module is not None else "hidden"
-                output = await self.executor.call_async(called, inputs, context)
+                output = await self.executor.call_async(module_id, inputs, context)
         except Exception as error:  # noqa: BLE001 - callers see none of it
-            raise refused(error, module_id, one.run_id if one.started else None) from None
-        wraps = isinstance(module, RunModule) and module.wraps
-        return Answer(output, output["result"] if wraps else output, one.run_id if one.started else None)
+            # apcore walks the inputs before we do, and gives up without a word for it.
+            deep = not one.started and isinstance(module, RunModule) and isinstance(error.__cause__, RecursionError)
+            told_of = InvalidInputsError("inputs are nested too deeply") if deep else error
+            found = refused(told_of, module_id, one.run_id if one.started else None)
+        else:
+            wraps = isinstance(module, RunModule) and module.wraps
+            return Answer(output, output["result"] if wraps else output, one.run_id if one.started else None)
+        # Nothing hangs on it that holds what was raised.
+        found.__cause__ = found.__context__ = None
+        raise found
 
 
 def resolve(target: Target) -> tuple[Registry, Runtime]:
@@ -136,7 +150,10 @@ def resolve(target: Target) -> tuple[Registry, Runtime]:
 
     Raises:
         TypeError: It stands for none.
-        ValueError: Its modules belong to several runtimes.
+        ValueError: Its modules belong to several runtimes, or it is a list of no tasks, of private ones, or of two
+            with one name.
+        TaskDefinitionError: A task in the list has an annotation without a form in JSON.
+        ExecutorNotFoundError: One is a method.
     """
     from apcore import Registry
 
@@ -158,7 +175,9 @@ def resolve(target: Target) -> tuple[Registry, Runtime]:
 def _of_tasks(tasks: Iterable[Any]) -> tuple[Registry, Runtime]:
     from apcore import Registry
 
-    tasks = list(tasks)
+    tasks = list(dict.fromkeys(tasks))
+    if not tasks:
+        raise ValueError("there is no task in this list, so there is nothing to serve")
     wrong = [one for one in tasks if not isinstance(one, Task)]
     if wrong:
         raise TypeError(
@@ -170,6 +189,10 @@ def _of_tasks(tasks: Iterable[Any]) -> tuple[Registry, Runtime]:
     where = chosen.pop() if chosen else runtime()
     registry = Registry()
     for one in tasks:
+        if one.name.startswith("_"):
+            raise ValueError(f"task {one.name!r} is private; give it another name= to serve it")
+        if registry.has(one.name):
+            raise ValueError(f"two tasks called {one.name!r} cannot be served together; give one another name=")
         module = TaskModule(one.definition, where, one.options)
         module.check()
         registry.register(one.name, module)

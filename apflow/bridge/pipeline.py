@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from apcore import Config, ExecutionPolicy, Executor
 from apcore.builtin_steps import BuiltinExecute, BuiltinInputValidation, BuiltinOutputValidation
 from apcore.cancel import ExecutionCancelledError
+from apcore.errors import SchemaValidationError
 from apcore.pipeline import StepResult
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class _OutputValidation(BuiltinOutputValidation):
 
     async def execute(self, ctx: PipelineContext) -> StepResult:
         if not getattr(ctx.module, "checks_inputs", False):
-            return await super().execute(ctx)
+            try:
+                return await super().execute(ctx)
+            except SchemaValidationError:
+                pass  # it is the module that is wrong, not the caller, and apcore has one error for both
+            raise TypeError("the output of this module does not fit its schema")
         ctx.validated_output = ctx.output
         return StepResult(action="continue")

@@ -7,15 +7,17 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from apcore import ErrorCodes, ModuleError
-from apcore.errors import CallDepthExceededError, CallFrequencyExceededError
+from apcore.errors import CallDepthExceededError, CallFrequencyExceededError, SchemaValidationError
 
-from apflow.errors import RunError
+from apflow.errors import RunError, RunNotFoundError
 from apflow.told import INTERNAL, Told, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
+
+_LONGEST_ID = 200
 
 #: Errors of apcore's own pipeline, by their code. Their texts may hold inputs, so callers get these sentences.
 _OF_APCORE = {
@@ -73,24 +75,31 @@ def refused(error: BaseException, module_id: str, run_id: str | None = None) -> 
         module_id: What was called.
         run_id: The run of the call, when one was stored.
     """
-    if isinstance(error, RefusedError):
+    if isinstance(error, RefusedError) and run_id in (None, error.run_id):
         return error
-    if run_id is None and isinstance(error, RunError) and error.run_id:
-        run_id = error.run_id
+    if run_id is None and isinstance(error, RunError) and not isinstance(error, RunNotFoundError):
+        run_id = error.run_id or None
     reference = run_id or uuid.uuid4().hex
-    found = _of_apcore(error) if isinstance(error, ModuleError) else told(error)
-    level = logging.ERROR if found.code == INTERNAL else logging.INFO
-    # Its text may hold anything; the row of the run has it, with the traceback.
-    logger.log(level, "%s: %s (%s), reference %s", module_id, found.code, _place(error), reference)
+    theirs = isinstance(error, ModuleError) and not isinstance(error, RefusedError)
+    found = _of_apcore(error) if theirs else told(error, run_id)
+    _log(found.code, module_id, _place(error), reference)
     return RefusedError(found, reference=reference, run_id=run_id)
 
 
 def refusal(code: str, message: str, **details: Any) -> RefusedError:
     """Return a refusal that a door decides by itself."""
-    return RefusedError(Told(code, message, details), reference=uuid.uuid4().hex)
+    reference = uuid.uuid4().hex
+    _log(code, "a call", "refused", reference)
+    return RefusedError(Told(code, message, details), reference=reference)
 
 
-def _of_apcore(error: ModuleError) -> Told:
+def _log(code: str, module_id: str, what: str, reference: str) -> None:
+    # The text of an error may hold anything; the row of the run has it, with the traceback.
+    level = logging.ERROR if code == INTERNAL else logging.INFO
+    logger.log(level, "%r: %s (%s), reference %s", module_id[:_LONGEST_ID], code, what, reference)
+
+
+def _of_apcore(error: Any) -> Told:
     if isinstance(error, CallDepthExceededError | CallFrequencyExceededError):
         return Told("call_depth", "tasks call each other too deeply")
     if error.code not in _OF_APCORE:
@@ -104,10 +113,19 @@ def _of_apcore(error: ModuleError) -> Told:
     details: Mapping[str, Any] = {}
     if code == "approval_pending":
         details = {"approval_id": (error.details or {}).get("approval_id")}
-    if code == "invalid_input":
-        fields = sorted({str(one.get("field", "")) for one in (error.details or {}).get("errors", ()) if one})
-        message += f": {', '.join(filter(None, fields))}" if any(fields) else ""
+    if isinstance(error, SchemaValidationError):
+        message += _broken_rules(error)
     return Told(code, message, details)
+
+
+def _broken_rules(error: SchemaValidationError) -> str:
+    """Return where the inputs do not fit and which rule of the schema that breaks: never apcore's own texts."""
+    found = [
+        f"{str(one.get('path') or '/')[:_LONGEST_ID]!r} breaks {one.get('keyword')}"
+        for one in error.details.get("errors", ())
+        if isinstance(one, dict)
+    ]
+    return f": {', '.join(dict.fromkeys(found[:10]))}" if found else ""
 
 
 def _place(error: BaseException) -> str:
@@ -116,4 +134,4 @@ def _place(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return kind if trace is None else f"{kind} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return kind if trace is None else f"{kind} in {trace.tb_frame.f_globals.get('__name__')}, line {trace.tb_lineno}"

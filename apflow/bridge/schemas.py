@@ -69,13 +69,20 @@ class JsonSchema:
 
 def is_object(schema: Mapping[str, Any]) -> bool:
     """Whether all that fits a schema is an object."""
-    return schema.get("type") == "object"
+    return _resolved(schema).get("type") == "object"
 
 
 def as_object(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of what modules return, which has to be an object: other results stand under `result`."""
+    definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
     if is_object(schema):
-        return dict(schema)
+        return {**_resolved(schema), **definitions}
     inner = {name: part for name, part in schema.items() if name != "$defs"}
-    outer: dict[str, Any] = {"type": "object", "properties": {"result": inner}, "required": ["result"]}
-    return outer | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
+    return {"type": "object", "properties": {"result": inner}, "required": ["result"], **definitions}
+
+
+def _resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the definition that a schema stands for, as that of a class does; itself when it says more than that."""
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    found: Mapping[str, Any] = schema.get("$defs", {}).get(name, schema)
+    return found if set(schema) <= {"$ref", "$defs"} else schema

@@ -71,7 +71,7 @@ class Claims:
             somebody runs it and `wait` is False.
 
         Raises:
-            KeyConflictError: The key was used with other arguments.
+            KeyConflictError: The key was used with other arguments, or the id that was given is that of another run.
             DeadlockError: A run calls itself with its own key.
             RunCancelledError: The run was cancelled.
             RunFailedError: We waited for it, and it failed in another process.
@@ -93,6 +93,8 @@ class Claims:
 
     async def _settle_with(self, state: RunState, row: RunRow, *, wait: bool) -> Any:
         """Decide about a run that exists. Returns what `open` returns, or `_TRY_AGAIN`."""
+        if state.id_given and (state.run_key is None or state.run_key != row.run_key):
+            raise KeyConflictError(row.id, "there is a run with this id already; choose another id, or none")
         if row.fingerprint is not None and state.fingerprint is not None and row.fingerprint != state.fingerprint:
             raise KeyConflictError(row.id, "this key was used before with other arguments; choose another key")
         if row.status == "completed":

@@ -11,6 +11,7 @@ from apflow.storage.statements import Statements, lease_params, moment
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from apflow.options import TaskDefinition
     from apflow.state import RunState
     from apflow.storage.store import Store, Tx
 
@@ -138,6 +139,11 @@ class Rows:
         return None if row is None else _row(row)
 
 
+def origin_of(definition: TaskDefinition) -> str:
+    """Return what the column `origin` has for runs of a task."""
+    return f"{definition.origin}#{definition.fn.__qualname__}"[-LONGEST_ORIGIN:]
+
+
 def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float) -> dict[str, Any]:
     """Return the parameters that insert the row of an owned run."""
     params = lease_params(store, lease_seconds)
@@ -152,7 +158,7 @@ def owned_params(store: Store, state: RunState, owner: str, lease_seconds: float
         max_attempts=attempts_per_allowance(state),
         kind=state.kind or ("run" if parent is None else "child"),
         task_version=definition.version,
-        origin=f"{definition.origin}#{definition.fn.__qualname__}"[-LONGEST_ORIGIN:],
+        origin=origin_of(definition),
         named=definition.named,
         accepted=state.accepted,
         owner=owner,

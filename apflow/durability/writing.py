@@ -179,7 +179,7 @@ class RunWriter:
         params["completed"] = status == "completed"
         params["progress"] = int(params["completed"])
         params["attempt_count"] = state.attempt if status in ("completed", "failed") else state.attempts_done
-        params |= error_columns(error)
+        params |= error_columns(error, state.id)
         try:
             if not await self.write(state, fn, single=single, ends=True):
                 raise self._refused(state)
@@ -384,11 +384,11 @@ class RunWriter:
         return tx.row(sql, params) is not None
 
 
-def error_columns(error: BaseException | None) -> dict[str, str | None]:
-    """Return the columns `error`, for people, and `error_info`, for programs."""
+def error_columns(error: BaseException | None, run_id: str | None = None) -> dict[str, str | None]:
+    """Return the columns `error`, for people, and `error_info`, for programs, of what has ended this run."""
     if error is None:
         return _NO_ERROR
     from apflow.storage.serialize import describe_error
 
-    described = describe_error(error)
+    described = describe_error(error, run_id)
     return {"error": f"{described['type']}: {described['message']}", "error_info": json.dumps(described)}

@@ -125,13 +125,21 @@ class UsageReports:
         self._store = store
         self._ready = ready
 
-    async def by(self, group: Group, since: datetime | None = None, until: datetime | None = None) -> UsageTable:
+    async def by(
+        self,
+        group: Group,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        user: str | None = None,
+    ) -> UsageTable:
         """Return what was used, the most expensive first; days in their order.
 
         Args:
             group: `"user"`, `"task"`, `"model"` or `"day"` (in UTC).
             since: The first moment that counts; aware.
             until: The first moment that counts no more; aware.
+            user: Only what this user has used.
 
         Raises:
             ValueError: The group is unknown, a time has no zone, or `until` is before `since`.
@@ -140,6 +148,9 @@ class UsageReports:
         if group not in GROUPS:
             raise ValueError(f"group must be one of {', '.join(GROUPS)}, got {group!r}")
         conditions, params = created_between(self._store, since, until, end_inside=False)
+        if user is not None:
+            conditions.append("user_id = :user")
+            params["user"] = user
         events = f"FROM apflow_usage_events {where(conditions)}"
         key = _KEYS.get(group) or _DAYS[self._store.dialect]
         # One statement, because two would not see the same events.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OF_RUNS = (
     ("task_checkpoints", "task_id", ""),
     ("apflow_budget_accounts", "scope_id", " AND per = 'run'"),
+    ("apflow_a2a_tasks", "id", ""),
     ("apflow_tasks", "id", ""),
 )
 #: Ids that a message names; the error has them all.

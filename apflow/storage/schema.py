@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from apflow.storage.store import Dialect
 
-SCHEMA_VERSION = "006"
-KNOWN_VERSIONS = frozenset({"001", "002", "003", "004", "005", SCHEMA_VERSION})
+SCHEMA_VERSION = "007"
+KNOWN_VERSIONS = frozenset({"001", "002", "003", "004", "005", "006", SCHEMA_VERSION})
 VERSION_TABLE = "apflow_alembic_version"
 
 #: Milliseconds that SQLite waits while another process makes or upgrades the schema.

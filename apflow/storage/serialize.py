@@ -223,7 +223,7 @@ def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def describe_error(error: BaseException) -> dict[str, Any]:
+def describe_error(error: BaseException, run_id: str | None = None) -> dict[str, Any]:
     """Return what is stored of an exception: `type` (qualified name), `message`, `traceback` (list of lines).
 
     Under `told` stands what remote callers may know of it, when that is more than nothing. The message has at most
@@ -248,7 +248,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         "message": _storable(message, _MESSAGE_LENGTH),
         "traceback": [_storable(line, _LINE_LENGTH) for line in lines],
     }
-    public = told(error)
+    public = told(error, run_id)
     if public.code != INTERNAL:
         described["told"] = public.as_json()
     return described

@@ -11,7 +11,20 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Integer, Numeric, String, Text, func, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field
 
@@ -20,6 +33,7 @@ from apflow.storage.ledger_tables import BudgetAccountModel, BudgetHoldModel, De
 from apflow.storage.table_base import Base, column, metadata, required
 
 __all__ = [
+    "A2aTaskModel",
     "BudgetAccountModel",
     "BudgetHoldModel",
     "ClusterLeaderModel",
@@ -263,3 +277,26 @@ class TaskEventModel(Base, table=True):
     node_id: str | None = column(String(100))
     details: dict[str, Any] | None = column(JSON(none_as_null=True))
     timestamp: datetime | None = column(UtcDateTime(), server_default=func.now())
+
+
+class A2aTaskModel(Base, table=True):
+    """What a caller asked for over A2A. The run of the same id, when there is one, is what came of it.
+
+    Attributes:
+        owner: Id of the caller; empty when nobody was asked who they are.
+        state: As the protocol calls it, `working` for instance.
+        updated_at: When it came into that state.
+        holder: The process that answers for it, as `apflow_tasks.owner` names one.
+        body: The task as the protocol's buffers have it.
+    """
+
+    __tablename__ = "apflow_a2a_tasks"
+    __table_args__ = (Index("ix_apflow_a2a_tasks_owner_updated_at", "owner", "updated_at"),)
+
+    id: str = required(String(255), primary_key=True)
+    owner: str = required(String(255))
+    context_id: str = required(String(255))
+    state: str = required(String(20))
+    updated_at: datetime = required(UtcDateTime())
+    holder: str = required(String(255))
+    body: bytes = required(LargeBinary)

@@ -1,4 +1,4 @@
-"""Speed, measured side by side in one run: apflow, the raw `sqlite3` module, and DBOS.
+"""Speed, measured side by side in one run: apflow, the raw `sqlite3` module, DBOS, and servers of MCP's and A2A's SDKs.
 
 `scripts/bench` prepares the environments and calls this.
 """
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .door_rows import DOOR_EXPERIMENTS, DOOR_ROWS
 from .graph_rows import graph_experiments, graph_rows
 from .line_up import line_up
 from .machine import describe
@@ -25,7 +26,7 @@ def main() -> int:
     options = _options()
     machine = describe(options.dbos_python)
     results = {}
-    experiments = EXPERIMENTS | graph_experiments(quick=options.quick)
+    experiments = EXPERIMENTS | DOOR_EXPERIMENTS | graph_experiments(quick=options.quick)
     chosen = {key: experiment for key, experiment in experiments.items() if key.startswith(options.only)}
     with (
         tempfile.TemporaryDirectory(prefix="apflow-bench-") as folder,
@@ -36,7 +37,7 @@ def main() -> int:
             results[key] = run(experiment, sides, quick=options.quick)
     verdicts = [
         judge(row, results[row.experiment])
-        for row in (*ROWS, *graph_rows(quick=options.quick))
+        for row in (*ROWS, *DOOR_ROWS, *graph_rows(quick=options.quick))
         if row.experiment in results
     ]
     show(verdicts, machine)
@@ -48,7 +49,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure apflow, sqlite3 and DBOS.")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, for a first look")
     parser.add_argument(
-        "--only", metavar="START", default="", help="only experiments whose names start so: graph, pg, ..."
+        "--only", metavar="START", default="", help="only experiments whose names start so: graph, mcp, a2a, pg, ..."
     )
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="default: bench.json")
     parser.add_argument("--dbos-python", help=argparse.SUPPRESS)

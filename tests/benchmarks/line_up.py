@@ -38,7 +38,7 @@ def line_up(folder: Path, dbos_python: str | None) -> Iterator[Mapping[str, Side
             on_postgres: dict[str, Side] = dict.fromkeys(_ON_POSTGRES, Missing(str(error)))
         else:
             on_postgres = _on_postgres(folder, dict(zip(_ON_POSTGRES, urls, strict=True)), dbos_python)
-        sides = _on_files(folder, dbos_python) | _budgets(folder) | _graphs(folder) | on_postgres
+        sides = _on_files(folder, dbos_python) | _budgets(folder) | _graphs(folder) | _doors(folder) | on_postgres
         for side in sides.values():
             stack.enter_context(closing(side))
         yield sides
@@ -78,6 +78,16 @@ def _graphs(folder: Path) -> dict[str, Side]:
     return {graph_side(nodes): _graph(folder, graph_side(nodes), str(folder)) for nodes in sorted(sizes)}
 
 
+def _doors(folder: Path) -> dict[str, Side]:
+    return {
+        "mcp": _door(folder, "mcp_side", "mcp", "plain"),
+        "mcp-budget": _door(folder, "mcp_side", "mcp-budget", "budget"),
+        "a2a": _door(folder, "a2a_side", "a2a", "plain"),
+        "fastmcp": Worker(sys.executable, "mcp_side", "serve_fastmcp", log=folder / "fastmcp.log"),
+        "a2a-sdk": Worker(sys.executable, "a2a_side", "serve_a2a", log=folder / "a2a-sdk.log"),
+    }
+
+
 def _on_postgres(folder: Path, urls: Mapping[str, str], dbos_python: str | None) -> dict[str, Side]:
     return {
         "apflow-pg": _apflow(folder, "pg", urls["apflow-pg"]),
@@ -101,6 +111,11 @@ def _governed(folder: Path, budgets: str, *, name: str = "", url: str = "") -> W
     name = name or f"governed-{budgets}"
     url = url or _file_url(folder, name)
     return Worker(sys.executable, "governed_side", url, budgets, log=folder / f"{name}.log")
+
+
+def _door(folder: Path, module: str, name: str, kind: str) -> Side:
+    url = _file_url(folder, name)
+    return Worker(sys.executable, module, "serve_apflow", url, kind, log=folder / f"{name}.log")
 
 
 def _graph(folder: Path, name: str, target: str) -> Side:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.benchmarks.door_rows import DOOR_EXPERIMENTS
 from tests.benchmarks.graph_rows import SHAPES, graph_experiments
 from tests.benchmarks.line_up import line_up
 from tests.benchmarks.rows import EXPERIMENTS
@@ -95,11 +96,34 @@ def test_sleeping_nodes_are_measured_against_their_longest_path(tmp_path: Path, 
     assert min(sample.median, sample.parts["longest"]) > 0.59
 
 
+@pytest.mark.parametrize(
+    ("module", "program", "scenarios"),
+    [
+        ("mcp_side", ("serve_apflow", "plain"), ("call", "calls")),
+        ("mcp_side", ("serve_apflow", "budget"), ("call",)),
+        ("mcp_side", ("serve_fastmcp",), ("call",)),
+        ("a2a_side", ("serve_apflow", "plain"), ("send",)),
+        ("a2a_side", ("serve_a2a",), ("send",)),
+    ],
+)
+def test_calls_from_outside_are_measured(
+    tmp_path: Path, module: str, program: tuple[str, ...], scenarios: tuple[str, ...]
+) -> None:
+    name, *kind = program
+    arguments = (name, f"sqlite:///{tmp_path}/d.db", *kind) if kind else program
+    side = Worker(sys.executable, module, *arguments, log=tmp_path / "log")
+    with closing(side):
+        for scenario in scenarios:
+            assert 0 < side.measure(scenario, 3).median < 60
+    if kind:
+        assert rows(tmp_path / "d.db", "SELECT DISTINCT name, status FROM apflow_tasks") == [("echo", "completed")]
+
+
 def test_everybody_in_an_experiment_takes_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APFLOW_TEST_POSTGRES_URL", "postgresql://127.0.0.1:1/nobody")
     with line_up(tmp_path, None) as sides:
         full, quick = graph_experiments(quick=False), graph_experiments(quick=True)
-        for experiment in (*EXPERIMENTS.values(), *full.values(), *quick.values()):
+        for experiment in (*EXPERIMENTS.values(), *DOOR_EXPERIMENTS.values(), *full.values(), *quick.values()):
             assert set(experiment.counts) <= set(sides)
         with pytest.raises(NotMeasuredError, match="no PostgreSQL server"):
             sides["global-pg"].measure("root", 1)

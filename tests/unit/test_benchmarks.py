@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.door_rows import DOOR_EXPERIMENTS, DOOR_ROWS
 from tests.benchmarks.graph_rows import graph_experiments, graph_rows
 from tests.benchmarks.graphs import Tree, chain, fan_out, layered, sleepers
 from tests.benchmarks.measure import Experiment, Outcome, run
@@ -113,8 +114,8 @@ def test_a_missing_side_leaves_the_others_measured() -> None:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_row_has_its_experiment(*, quick: bool) -> None:
-    experiments = EXPERIMENTS | graph_experiments(quick=quick)
-    for line in (*ROWS, *graph_rows(quick=quick)):
+    experiments = EXPERIMENTS | DOOR_EXPERIMENTS | graph_experiments(quick=quick)
+    for line in (*ROWS, *DOOR_ROWS, *graph_rows(quick=quick)):
         assert {line.ours, line.reference} <= set(experiments[line.experiment].counts)
 
 

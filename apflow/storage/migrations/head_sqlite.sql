@@ -1,3 +1,14 @@
+CREATE TABLE apflow_a2a_tasks (
+  id VARCHAR(255) NOT NULL,
+  owner VARCHAR(255) NOT NULL,
+  context_id VARCHAR(255) NOT NULL,
+  state VARCHAR(20) NOT NULL,
+  updated_at DATETIME NOT NULL,
+  holder VARCHAR(255) NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY (id)
+);
+CREATE INDEX ix_apflow_a2a_tasks_owner_updated_at ON apflow_a2a_tasks (owner, updated_at);
 CREATE TABLE apflow_budget_accounts (
   id VARCHAR(64) NOT NULL,
   name VARCHAR(255) NOT NULL,
@@ -246,4 +257,4 @@ CREATE TABLE apflow_alembic_version (
   version_num VARCHAR(32) NOT NULL,
   CONSTRAINT apflow_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO apflow_alembic_version (version_num) VALUES ('006')
+INSERT INTO apflow_alembic_version (version_num) VALUES ('007')

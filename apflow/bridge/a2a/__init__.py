@@ -1,0 +1,1 @@
+"""Tasks as skills of A2A."""
