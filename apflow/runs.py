@@ -31,7 +31,8 @@ STATUSES = ("pending", "in_progress", "interrupted", *ENDED)
 #: Inline children have none; nor have the rows of version 1, which are runs of their own.
 _EPOCH = "COALESCE(epoch, CASE WHEN kind IS NULL THEN 0 END)"
 
-_BELOW = """
+#: Begins a statement about the run `:id` and all that is inside it.
+BELOW = """
 WITH RECURSIVE below (id) AS (
   SELECT id FROM apflow_tasks WHERE id = :id
   UNION
@@ -100,7 +101,7 @@ class Runs:
         Raises:
             RunNotFoundError: There is none with this id.
         """
-        rows = await self._query("WHERE id IN (SELECT id FROM below) ORDER BY created_at, id", {"id": run_id}, _BELOW)
+        rows = await self._query("WHERE id IN (SELECT id FROM below) ORDER BY created_at, id", {"id": run_id}, BELOW)
         children: dict[str | None, list[RunRecord]] = {}
         for row in rows:
             children.setdefault(row.parent_id, []).append(row)
@@ -165,7 +166,7 @@ class Runs:
         # Nobody ends or takes over one of them until what is said here is committed.
         lock, cast = (" FOR UPDATE", "::json") if tx.dialect == "postgresql" else ("", "")
         sql = (
-            f"{_BELOW} SELECT id, parent_id, status, {_EPOCH}, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END, kind, "
+            f"{BELOW} SELECT id, parent_id, status, {_EPOCH}, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END, kind, "
             "CAST(inputs AS TEXT) FROM apflow_tasks WHERE id IN (SELECT id FROM below) "
             f"ORDER BY id{by_code_points(tx.dialect)}{lock}"
         )
@@ -253,7 +254,7 @@ class Runs:
     def _delete_in(self, tx: Tx, run_id: str) -> int:
         params = lease_params(self._store, 0) | {"id": run_id}
         rows = tx.rows(
-            f"{_BELOW} SELECT status, epoch, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END "
+            f"{BELOW} SELECT status, epoch, owner, CASE WHEN {self._free} THEN 1 ELSE 0 END "
             "FROM apflow_tasks WHERE id IN (SELECT id FROM below)",
             params,
         )
@@ -262,7 +263,7 @@ class Runs:
         if any(row[0] == "in_progress" and row[1] is not None and not row[3] and not is_gone(row[2]) for row in rows):
             raise RunActiveError(run_id, "is running, or something inside it is; cancel it first")
         for table, column, where in OF_RUNS:
-            tx.execute(f"{_BELOW} DELETE FROM {table} WHERE {column} IN (SELECT id FROM below){where}", params)
+            tx.execute(f"{BELOW} DELETE FROM {table} WHERE {column} IN (SELECT id FROM below){where}", params)
         return len(rows)
 
     async def prune(self, older_than: datetime | timedelta) -> int:

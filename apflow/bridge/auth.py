@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from apcore import Identity
 from starlette.responses import JSONResponse
 
+from apflow.bridge.ids import LONGEST_ID
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -22,7 +24,6 @@ logger = logging.getLogger(__name__)
 #: The user of whoever calls with the token of a server that has only one.
 BEARER = "bearer"
 SHORTEST_TOKEN = 16
-LONGEST_ID = 255
 
 
 @runtime_checkable

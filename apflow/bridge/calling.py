@@ -48,7 +48,7 @@ class Calling:
                 logger.warning("nobody was told of run %s: %s", run_id, type(error).__qualname__)
 
 
-class Guarded:
+class SafeListener:
     """A listener whose own trouble, such as a client that has left, does not end the run that it listens to."""
 
     def __init__(self, listener: Listener) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mcp_embedded_ui import create_mount
 from starlette.responses import RedirectResponse
 from starlette.routing import Route
 
+from apflow.bridge.mcp.tools import described
 from apflow.bridge.refusals import RefusedError, refusal
 
 if TYPE_CHECKING:
+    from mcp.types import Tool
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import BaseRoute
@@ -25,15 +26,6 @@ PLACE = "/explorer"
 PAGES = frozenset({PLACE, f"{PLACE}/"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Tool:
-    """A module as the page wants it."""
-
-    name: str
-    description: str
-    inputSchema: dict[str, Any]  # noqa: N815 - the page reads this name
-
-
 def explorer_routes(door: Door, *, name: str) -> list[BaseRoute]:
     """Return the routes of the page, at `/explorer`.
 
@@ -42,15 +34,14 @@ def explorer_routes(door: Door, *, name: str) -> list[BaseRoute]:
         name: What stands above it.
     """
 
-    def tools() -> list[_Tool]:
-        return [
-            _Tool(module_id, module.description, module.input_schema.model_json_schema())
-            for module_id, module in door.modules().items()
-        ]
+    def tools() -> list[Tool]:
+        # The page has no trouble with dots.
+        return [described(one, module).model_copy(update={"name": one}) for one, module in door.modules().items()]
 
     async def call(module_id: str, inputs: Any, request: Request) -> tuple[list[dict[str, Any]], bool, str | None]:
         try:
-            if not isinstance(inputs, dict):
+            # The page's server takes a body that is no JSON for no inputs, and calls all the same.
+            if not isinstance(inputs, dict) or not _is_json(await request.body()):
                 raise refusal("invalid_input", "inputs are a JSON object")
             answer = await door.call(module_id, inputs, identity=request.scope["apflow.identity"])
         except RefusedError as error:
@@ -66,8 +57,16 @@ async def _redirect(request: Request) -> Response:
     return RedirectResponse(f"{request.scope.get('root_path', '')}{PLACE}/")
 
 
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _text(output: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": json.dumps(output, ensure_ascii=False)}]
+    return [{"type": "text", "text": json.dumps(output, ensure_ascii=False, indent=2)}]
 
 
 class _Unframed:

@@ -96,7 +96,7 @@ async def converse(door: Door, *, name: str, version: str) -> None:
 
 
 async def _converse(door: Door, name: str, version: str, stop: asyncio.Event) -> None:
-    from apflow.bridge.mcp.app import run_stdio
+    from apflow.bridge.mcp.stdio import run_stdio
 
     runtime = door.runtime
     async with contextlib.AsyncExitStack() as stack:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from apcore import ModuleAnnotations
 
-from apflow.bridge.calling import Guarded, take_calling
+from apflow.bridge.calling import SafeListener, take_calling
 from apflow.bridge.examples import examples_of
+from apflow.bridge.ids import LONGEST_ID, can_be_id
 from apflow.bridge.refusals import refusal, refused
 from apflow.bridge.schemas import JsonSchema, as_object, is_object
 from apflow.calls import prepare
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from apflow.runtime import Runtime
 
 logger = logging.getLogger(__name__)
-
-_LONGEST = 255
 
 #: apcore's timeout is off: the task has its own, which really stops it.
 _NO_TIMEOUT = {"resources": {"timeout": 0}}
@@ -129,7 +128,7 @@ class RunModule(ABC):
         state = call.state
         state.accepted = True
         if calling.listener is not None:
-            state.listener = Guarded(calling.listener)
+            state.listener = SafeListener(calling.listener)
         if calling.run_id is not None:
             state.id, state.memo_id, state.id_given = calling.run_id, None, True
             if state.parent is None:
@@ -148,11 +147,11 @@ class RunModule(ABC):
         user, identity = self._options.user, None if context is None else context.identity
         if identity is not None:
             user = identity.id
-            if not _storable(user):  # an empty one would be the runtime's own user
+            if not can_be_id(user):  # an empty one would be the runtime's own user
                 raise refusal("forbidden", "the caller has no id that can be stored")
         for name, given in (("a key", calling.key), ("an id", calling.run_id)):
-            if given is not None and not _storable(given):
-                raise refusal("invalid_input", f"{name} is a text of 1 to {_LONGEST} characters, without NUL")
+            if given is not None and not can_be_id(given):
+                raise refusal("invalid_input", f"{name} is a text of 1 to {LONGEST_ID} characters, without NUL")
         return replace(self._options, runtime=self.runtime, user=user, key=calling.key)
 
     async def _submitted(self, call: Call, calling: Calling) -> Run[Any]:
@@ -182,11 +181,6 @@ class RunModule(ABC):
         cancelling = asyncio.ensure_future(self.runtime.runs.cancel(run_id))
         cancelling.add_done_callback(_log_trouble)
         await asyncio.wait([cancelling])
-
-
-def _storable(text: str) -> bool:
-    """Whether every database takes this as the id of something."""
-    return 0 < len(text) <= _LONGEST and "\0" not in text and text == text.encode(errors="replace").decode()
 
 
 def _log_trouble(cancelling: asyncio.Future[None]) -> None:

@@ -6,14 +6,16 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from apcore import Config, ExecutionPolicy, Executor
-from apcore.builtin_steps import BuiltinExecute, BuiltinInputValidation, BuiltinOutputValidation
+from apcore.builtin_steps import BuiltinApprovalGate, BuiltinExecute, BuiltinInputValidation, BuiltinOutputValidation
 from apcore.cancel import ExecutionCancelledError
 from apcore.errors import SchemaValidationError
-from apcore.pipeline import StepResult
+from apcore.pipeline import BaseStep, StepResult
+
+from apflow.bridge.approvals import ApprovalGate
 
 if TYPE_CHECKING:
     from apcore import ACL, ApprovalHandler, Registry
-    from apcore.pipeline import PipelineContext
+    from apcore.pipeline import PipelineContext, Step
 
 #: Budgets, timeouts and the recovery limit are ours; apcore's would stop recursive flows and long ones.
 _CONFIG = {
@@ -43,7 +45,39 @@ def make_executor(
     strategy.replace("execute", _Execute(config=config))
     strategy.replace("input_validation", _InputValidation())
     strategy.replace("output_validation", _OutputValidation())
+    for at, step in enumerate(strategy.steps):
+        if isinstance(step, BuiltinApprovalGate):
+            strategy.steps[at] = ApprovalGate(step)
+    if acl is None and approval_handler is None:
+        at = strategy.step_names().index("module_lookup")
+        strategy.steps[at] = _ModuleLookup(strategy.steps[at], made)
     return made
+
+
+class _ModuleLookup(BaseStep):
+    """Finds the module as apcore does, without its copy of the inputs for logs when there is nobody who could read it.
+
+    That copy, with secrets left out, costs as much as the rest of the pipeline. It is for middleware, access rules and
+    approvals, and for modules that look at their context; ours do not.
+    """
+
+    def __init__(self, found_by: Step, executor: Executor) -> None:
+        self._found_by, self._executor = found_by, executor
+        super().__init__(
+            found_by.name, found_by.description, removable=False, replaceable=False, pure=True, provides=("module",)
+        )
+
+    async def execute(self, ctx: PipelineContext) -> StepResult:
+        watched = self._executor.middlewares or self._executor.current_strategy.step_middlewares
+        if watched or not getattr(self._executor.registry.get(ctx.module_id), "checks_inputs", False):
+            return await self._found_by.execute(ctx)
+        context: Any = ctx.context
+        without: Any = None
+        ctx.context = without  # there is no copy for nobody
+        try:
+            return await self._found_by.execute(ctx)
+        finally:
+            ctx.context = context
 
 
 class _Execute(BuiltinExecute):

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from apflow import __version__
 from apflow.bridge.address import note_address
 from apflow.bridge.auth import Authenticated, authenticator
+from apflow.bridge.bodies import Limited
 from apflow.bridge.draining import Requests
 from apflow.bridge.guard import Guarded
 
@@ -100,7 +101,8 @@ class Site(Starlette):
             public.update(CARD_PATHS)
         super().__init__(routes=routes, lifespan=self.lifespan)
         self.router.redirect_slashes = False
-        self._requests = Requests(Authenticated(super().__call__, asked, public=frozenset(public)), closed=_NOT_STARTED)
+        known = Authenticated(Limited(super().__call__), asked, public=frozenset(public))
+        self._requests = Requests(known, closed=_NOT_STARTED)
         self._guarded: ASGIApp = Guarded(self._requests, loopback=plan.loopback)
 
     def __repr__(self) -> str:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from apcore.builtin_steps import BuiltinACLCheck
 
+from apflow.bridge.ids import can_be_id
 from apflow.bridge.refusals import refusal
 from apflow.engine.executors import find_executor
 from apflow.engine.loading import load_scope
 from apflow.engine.settings import REFERENCE, SECRETS
 from apflow.errors import DuplicateExecutorError, RunNotFoundError
+from apflow.runs import BELOW
 from apflow.storage.conditions import NODE, among, chunks
 
 if TYPE_CHECKING:
@@ -26,14 +28,6 @@ if TYPE_CHECKING:
 #: What callers can name: tasks of trees, and runs that are inside no other one.
 VISIBLE = f"({NODE} OR (kind = 'run' AND parent_id IS NULL))"
 _APPROVAL = "requires_approval"
-_LONGEST = 255
-
-_BELOW = """
-WITH RECURSIVE below (id) AS (
-  SELECT id FROM apflow_tasks WHERE id = :id
-  UNION
-  SELECT c.id FROM apflow_tasks c JOIN below ON c.parent_id = below.id
-)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +63,6 @@ def user_of(context: Context[Any] | None) -> str | None:
 def owned_by(user: str | None) -> str:
     """Return the condition that a row is there for this user, the parameter `user`."""
     return VISIBLE if user is None else f"{VISIBLE} AND user_id = :user"
-
-
-def can_be_id(text: str) -> bool:
-    """Whether every database takes it as the id of something."""
-    return 0 < len(text) <= _LONGEST and "\0" not in text and text == text.encode(errors="replace").decode()
 
 
 async def refuse_unknown(store: Store, ids: Iterable[str], user: str | None, *, nodes: bool = False) -> None:
@@ -123,7 +112,7 @@ async def refuse_foreign_below(store: Store, task_id: str, user: str | None) -> 
     if user is None:
         return
     sql = (
-        f"{_BELOW} SELECT 1 FROM apflow_tasks WHERE id IN (SELECT id FROM below) AND {NODE} "
+        f"{BELOW} SELECT 1 FROM apflow_tasks WHERE id IN (SELECT id FROM below) AND {NODE} "
         "AND COALESCE(user_id, '') <> :user LIMIT 1"
     )
     if await store.read(lambda tx: tx.row(sql, {"id": task_id, "user": user})) is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from apflow.bridge.ids import can_be_id
 from apflow.bridge.refusals import RefusedError
-from apflow.bridge.task_access import can_be_id, owned_by
+from apflow.bridge.task_access import owned_by
 from apflow.definition import standing_for
 from apflow.durability.rows import origin_of
 from apflow.errors import RunNotFoundError

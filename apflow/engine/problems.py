@@ -146,10 +146,12 @@ def _innermost(value: Any, above: tuple[str | int, ...]) -> Problem:
     while isinstance(value, dict | list | tuple):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         found = next(((key, part) for key, part in parts if isinstance(key, str | int) and not _is_json(part)), None)
+        # Parts that are JSON each, under names that are: it is only together that they are too deep.
+        deep = found is None and (not isinstance(value, dict) or all(isinstance(k, str) and _is_json(k) for k in value))
+        if deep or len(above) > _DEPTH:
+            return path_text(name), "is nested too deeply, or contains itself"
         if found is None:
             break
-        if len(above) > _DEPTH:
-            return path_text(name), "is nested too deeply, or contains itself"
         above, value = (*above, found[0]), found[1]
     return path_text(above), f"is no JSON value ({type(value).__qualname__})"
 

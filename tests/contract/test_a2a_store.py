@@ -135,6 +135,24 @@ async def test_between_two_states_nothing_is_written(tasks: A2aTasks, runtime: R
     assert [one.parts[0].text for one in (await body(runtime)).artifacts] == ["one"]
 
 
+async def test_a_task_that_begins_at_once_is_stored_once_as_working(tasks: A2aTasks, runtime: Runtime) -> None:
+    kept = tasks.expect("t", begins=True)
+    await tasks.save(task(state=SUBMITTED), ALICE)
+    assert kept.result()
+    stored = await body(runtime)
+    await tasks.save(task(state=WORKING, minutes=1), ALICE)
+
+    assert stored.status.state == WORKING
+    assert await body(runtime) == stored
+
+
+async def test_an_id_made_here_is_no_task_until_it_is_saved(tasks: A2aTasks) -> None:
+    made = tasks.new_id()
+    assert await tasks.get(made, ALICE) is None
+    await tasks.save(task(made), ALICE)
+    assert await tasks.get(made, ALICE) == task(made)
+
+
 async def test_pages_have_each_task_once_and_the_newest_first(tasks: A2aTasks) -> None:
     for number in range(5):
         await tasks.save(task(f"a{number}", minutes=number), ALICE)

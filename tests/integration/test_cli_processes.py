@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+import jwt
 import pytest
 
 from tests.integration.cli_app import apflow, command, write_app
@@ -190,6 +192,7 @@ def test_an_app_is_served_until_ctrl_c() -> None:
         out, err = process.communicate()
         assert out == ""
         assert "Traceback" not in err
+        assert "INFO mcp" not in err  # it tells of the end of its sessions
         assert process.returncode in (0, 130)
 
 
@@ -207,3 +210,23 @@ def test_a_token_comes_from_the_environment() -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
         assert secret not in err
+
+
+def test_web_tokens_need_a_user_and_an_end() -> None:
+    key = "a-key-of-this-test-that-has-48-bytes-in-all-....."
+    claims = {"sub": "ada", "exp": 4_102_444_800}
+    with started("serve", "app.py", "--port", "0", "--jwt-key-env", "MY_KEY", until=" serves at ", MY_KEY=key) as (
+        process,
+        line,
+    ):
+        address = line.split(" serves at ")[1].split(": ")[0].rstrip("/ \n")
+
+        def status(of: dict[str, object]) -> int:
+            headers = {"Authorization": f"Bearer {jwt.encode(of, key)}"}
+            return httpx.get(f"{address}/mcp", headers=headers, trust_env=False).status_code
+
+        assert status(claims) == 406  # known, and asked for something else
+        for left_out in claims:
+            assert status({name: value for name, value in claims.items() if name != left_out}) == 401
+        process.send_signal(signal.SIGINT)
+        process.communicate()

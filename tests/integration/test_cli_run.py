@@ -149,6 +149,7 @@ def test_the_envelope_has_the_run_and_its_end() -> None:
         answer = json.loads(failed.stdout)
         assert failed.exit_code == {"internal": 1, "invalid_input": 3, "budget_exhausted": 5}[code]
         assert failed.stderr == ""
+        assert failed.stdout.count("\n") == 1
         assert (answer["status"], answer["error"]["code"]) == (status, code)
         assert answer["run_id"] == answer["error"]["run_id"]
 
@@ -205,6 +206,12 @@ def test_traceback_shows_where_the_task_failed() -> None:
     assert "ValueError: hidden x" in done.stderr
 
 
+def test_no_traceback_steers_a_terminal() -> None:
+    done = call("--traceback", "run", "fails", "--text", "\x9b31m\x07")
+    assert "\\x9b31m\\x07" in done.stderr
+    assert not set(done.stderr) & set("\x9b\x07")
+
+
 @pytest.mark.parametrize(
     ("source", "text"),
     [
@@ -259,6 +266,7 @@ def test_without_an_app_the_error_says_how_to_name_one(monkeypatch: pytest.Monke
         (["app.py", "--host", "0.0.0.0"], "--token-env"),  # noqa: S104 - it must not be listened on
         (["app.py", "--token-env", "NO_SUCH_NAME"], "NO_SUCH_NAME"),
         (["app.py", "--token-env", "A", "--jwt-key-env", "B"], "give one"),
+        (["app.py", "--jwt-key-env", "APFLOW_APP"], "32 bytes"),
         (["app.py:ONLY_ADD", "--engine"], "--engine"),
         (["app.py", "--no-mcp", "--no-a2a"], "mcp"),
         (["app.py:Page"], "can be served"),

@@ -22,7 +22,7 @@ SERVER = """
 import asyncio, os, subprocess, sys
 import apflow
 from apflow.bridge.door import Door
-from apflow.bridge.mcp.app import run_stdio
+from apflow.bridge.mcp.stdio import run_stdio
 
 print("printed before")
 

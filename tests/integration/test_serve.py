@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import apcore
 import httpx
@@ -98,10 +99,16 @@ async def test_the_explorer_lists_tasks_and_calls_them(runtime: Runtime) -> None
         page = (await client.get("/")).text
         assert not re.search(r"""(src|href)=["'](?!data:)|@import|url\(""", page.partition("<footer")[0])
         tools = (await client.get("/tools")).json()
-        assert tools == [{"name": "double", "description": "Return twice the number."}]
+        [tool] = tools
+        assert (tool["name"], tool["description"]) == ("double", "Return twice the number.")
+        assert tool["annotations"] == {
+            **dict.fromkeys(("readOnlyHint", "destructiveHint", "idempotentHint"), False),
+            "title": "double",
+            "openWorldHint": True,
+        }
         assert (await client.get("/tools/double")).json()["inputSchema"]["required"] == ["n"]
         called = (await client.post("/tools/double/call", json={"n": 4})).json()
-        assert (called["content"], called["isError"]) == ([{"type": "text", "text": '{"result": 8}'}], False)
+        assert (called["content"], called["isError"]) == ([{"type": "text", "text": '{\n  "result": 8\n}'}], False)
         run = await runtime.runs.get(called["_meta"]["_trace_id"])
         assert run is not None
         assert run.result == 8
@@ -110,6 +117,30 @@ async def test_the_explorer_lists_tasks_and_calls_them(runtime: Runtime) -> None
             assert refused["isError"]
             assert '"code": "invalid_input"' in refused["content"][0]["text"]
         assert (await client.post("/tools/hold/call", json={"n": 1})).status_code == 404
+
+
+class Foreign:
+    """A module of apcore that says as little of itself as it may."""
+
+    input_schema: ClassVar = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    output_schema = description = None
+
+    def execute(self, inputs: dict[str, int], _context: object = None) -> dict[str, int]:
+        return inputs
+
+
+async def test_the_explorer_shows_modules_that_are_no_tasks(sqlite_url: str) -> None:
+    registry = apcore.Registry()
+    registry.register("not.ours", Foreign())
+    async with (
+        Runtime(sqlite_url),
+        served(registry, mcp=False, explorer=True) as url,
+        httpx.AsyncClient(base_url=f"{url}/explorer") as client,
+    ):
+        assert [tool["name"] for tool in (await client.get("/tools")).json()] == ["not.ours"]
+        assert (await client.get("/tools/not.ours")).json()["inputSchema"] == Foreign.input_schema
+        called = (await client.post("/tools/not.ours/call", json={"n": 4})).json()
+        assert json.loads(called["content"][0]["text"]) == {"n": 4}
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/", "/", "/healthz", "/explorer/tools", "/.well-known/agent-card.json"])

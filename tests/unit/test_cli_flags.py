@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,14 @@ def test_nothing_steers_the_terminal() -> None:
     assert visible("plain é") == "plain é"
     assert visible("\x1b[31m\n\x07\u202e") == "\\x1b[31m\\n\\x07\\u202e"
     assert to_json({"a": "\udc80"}, indent=None)  # half of a surrogate pair can be written
+
+
+def test_no_json_steers_a_terminal() -> None:
+    given = {"a": "\x1b[31m \x9b31m \x7f \u202e \u2028", "é": "👩‍👧"}
+    text = to_json(given)
+    assert not set(text) & set("\x1b\x9b\x7f\u202e\u2028")
+    assert json.loads(text) == given
+    assert "👩‍👧" in text
 
 
 def test_the_page_and_the_help_have_all_exit_codes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from typing_extensions import override
 from apflow.bridge.a2a.ends import skill_of
 from apflow.bridge.a2a.hearing import Heard, news
 from apflow.bridge.a2a.messages import chosen
-from apflow.bridge.a2a.parts import result_parts, status, told_status, update
+from apflow.bridge.a2a.parts import ENDED, result_parts, status, told_status, update
 from apflow.bridge.refusals import RefusedError, refused
 from apflow.errors import RunNotFoundError
 
@@ -40,6 +41,7 @@ class Caller(AgentExecutor):
         self._default_skill = default_skill
         self._calls: dict[str, asyncio.Task[Answer]] = {}
         self._ended: dict[str, asyncio.Event] = {}
+        self._told: weakref.WeakSet[EventQueue] = weakref.WeakSet()
 
     @override
     async def execute(self, context: RequestContext, event_queue: EventQueue) -> None:
@@ -55,11 +57,11 @@ class Caller(AgentExecutor):
         except RefusedError as error:
             wrong = error
         task = Task(id=context.task_id, context_id=context.context_id)
-        kept = self._tasks.expect(task.id)
+        kept = self._tasks.expect(task.id, begins=known is None and wrong is None)
         if known is None:
             await event_queue.enqueue_event(_submitted(context, module_id))
         if wrong is not None:
-            await event_queue.enqueue_event(update(task, told_status(wrong, task)))
+            await self._tell([update(task, told_status(wrong, task))], event_queue)
             return
         await event_queue.enqueue_event(update(task, status(TaskState.TASK_STATE_WORKING)))
         # What is called has a task that can be found, whatever happens to this process.
@@ -83,8 +85,7 @@ class Caller(AgentExecutor):
                 heard.news.clear()
                 for event in heard.taken():
                     await event_queue.enqueue_event(event)
-            for event in self._end(call, task, heard):
-                await event_queue.enqueue_event(event)
+            await self._tell(self._end(call, task, heard), event_queue)
         except asyncio.CancelledError:
             # The server stops: the run is carried on, and the task follows it.
             call.cancel()
@@ -93,6 +94,13 @@ class Caller(AgentExecutor):
         finally:
             self._calls.pop(task.id, None)
             self._ended.pop(task.id).set()
+
+    async def _tell(self, last: list[Any], event_queue: EventQueue) -> None:
+        """Tell the last news of a call; who cancels it from then on comes too late."""
+        if last[-1].status.state in ENDED:
+            self._told.add(event_queue)
+        for event in last:
+            await event_queue.enqueue_event(event)
 
     def _end(self, call: asyncio.Task[Answer], task: Task, heard: Heard) -> list[Any]:
         """Return the last news of a task.
@@ -120,6 +128,8 @@ class Caller(AgentExecutor):
     @override
     async def cancel(self, context: RequestContext, event_queue: EventQueue) -> None:
         assert context.task_id is not None
+        if event_queue in self._told:
+            return
         call, ended = self._calls.get(context.task_id), self._ended.get(context.task_id)
         if call is None or ended is None:
             task = Task(id=context.task_id, context_id=context.context_id)

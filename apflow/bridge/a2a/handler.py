@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from a2a.server.agent_execution import SimpleRequestContextBuilder
 from a2a.server.request_handlers.default_request_handler_v2 import DefaultRequestHandlerV2
 from a2a.server.request_handlers.request_handler import validate_request_params
 from a2a.types.a2a_pb2 import TaskArtifactUpdateEvent, TaskState
@@ -20,7 +21,7 @@ from typing_extensions import override
 
 from apflow.bridge.a2a.executor import Caller
 from apflow.bridge.a2a.parts import ENDED, status, update
-from apflow.bridge.a2a.store import A2aTasks
+from apflow.bridge.a2a.store import A2aTasks, NewIds
 from apflow.errors import RunNotFoundError
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class Handler(DefaultRequestHandlerV2):
         self._card = card
         self._authenticated = authenticated
         self._tasks = A2aTasks(door)
+        self._cancelling: dict[str, asyncio.Task[Task]] = {}
         super().__init__(
             agent_executor=Caller(door, self._tasks, default_skill),
             task_store=self._tasks,
             agent_card=card(),
+            request_context_builder=SimpleRequestContextBuilder(task_id_generator=NewIds(self._tasks)),
             interrupted_task_timeout=_PARKED_SECONDS,
         )
 
@@ -114,7 +117,7 @@ class Handler(DefaultRequestHandlerV2):
         if task.status.state in ENDED:
             raise TaskNotCancelableError
         if await self._active(params.id) is not None:
-            task = await self._cancel_local(params.id, context)
+            task = await self._cancel_here(params.id, context)
         elif task.status.state == TaskState.TASK_STATE_INPUT_REQUIRED:
             task.status.CopyFrom(status(TaskState.TASK_STATE_CANCELED))
             await self._tasks.store(task, context.user.user_name)
@@ -123,6 +126,21 @@ class Handler(DefaultRequestHandlerV2):
         if task.status.state in ENDED and task.status.state != TaskState.TASK_STATE_CANCELED:
             raise TaskNotCancelableError
         return task
+
+    async def _cancel_here(self, task_id: str, context: ServerCallContext) -> Task:
+        """Cancel the call of a task once for all who ask: a second time would keep the SDK from closing streams."""
+        cancelling = self._cancelling.get(task_id)
+        if cancelling is None:
+            cancelling = asyncio.create_task(self._cancel_local(task_id, context))
+            self._cancelling[task_id] = cancelling
+            cancelling.add_done_callback(lambda done: self._cancelled(task_id, done))
+        await asyncio.wait({cancelling})
+        return cancelling.result()
+
+    def _cancelled(self, task_id: str, cancelling: asyncio.Task[Task]) -> None:
+        del self._cancelling[task_id]
+        if not cancelling.cancelled():
+            cancelling.exception()  # Who asked may have left.
 
     async def _cancel_run(self, task_id: str, context: ServerCallContext) -> Task:
         """Cancel the run of a task that no call here answers for; another process may take until its next renewal."""
@@ -172,6 +190,12 @@ class Handler(DefaultRequestHandlerV2):
         """Return what makes the call of a task here, or None."""
         active = await self._active_task_registry.get(task_id)
         return None if active is None or active.is_finished else active
+
+    @override
+    async def aclose(self) -> None:
+        await super().aclose()
+        if self._cancelling:
+            await asyncio.wait(list(self._cancelling.values()))
 
     # -- the card --------------------------------------------------------------------------------------------
 

@@ -132,6 +132,8 @@ def _refuse_constant(name: str) -> Any:
 
 def _id_of(body: Any) -> str | int | None:
     found = body.get("id") if isinstance(body, dict) else None
+    if isinstance(found, str) and found != found.encode(errors="replace").decode():
+        return None  # half of a surrogate pair is no text that could be sent back
     return found if isinstance(found, str | int) and not isinstance(found, bool) else None
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from a2a.server.id_generator import IDGenerator
 from a2a.server.tasks import TaskStore
 from a2a.types.a2a_pb2 import ListTasksResponse, Role, Task, TaskState
 from a2a.utils.constants import DEFAULT_LIST_TASKS_PAGE_SIZE
@@ -16,7 +18,7 @@ from a2a.utils.errors import InvalidParamsError
 from typing_extensions import override
 
 from apflow.bridge.a2a.ends import bring_up, orphaned
-from apflow.bridge.a2a.parts import ENDED, PROGRESS, state_name
+from apflow.bridge.a2a.parts import ENDED, PROGRESS, state_name, status
 from apflow.storage.conditions import by_code_points, checked_id
 from apflow.storage.owners import is_gone
 from apflow.storage.statements import moment
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from a2a.server.context import ServerCallContext
+    from a2a.server.id_generator import IDGeneratorContext
     from a2a.types.a2a_pb2 import ListTasksRequest
 
     from apflow.bridge.door import Door
     from apflow.storage.store import Row, Tx
 
 _ENDED = "('completed', 'failed', 'canceled', 'rejected')"
+_WORKING = state_name(TaskState.TASK_STATE_WORKING)
 _AT_REST = ENDED | {TaskState.TASK_STATE_INPUT_REQUIRED}
 #: What never had a run, and whose holder is a process that nobody here can look at, is given up after that time.
 _GIVEN_UP = timedelta(days=1)
@@ -54,6 +58,17 @@ class _Live:
     state: str
 
 
+class NewIds(IDGenerator):
+    """Makes the ids of new tasks, of which `tasks` then knows that nobody has stored them."""
+
+    def __init__(self, tasks: A2aTasks) -> None:
+        self._tasks = tasks
+
+    @override
+    def generate(self, context: IDGeneratorContext) -> str:
+        return self._tasks.new_id()
+
+
 class A2aTasks(TaskStore):
     """Keeps tasks, each for the caller who sent it: to everybody else it does not exist.
 
@@ -69,6 +84,14 @@ class A2aTasks(TaskStore):
         self._store = door.runtime.store
         self._live: dict[str, _Live] = {}
         self._awaited: dict[str, asyncio.Future[bool]] = {}
+        self._beginning: set[str] = set()
+        self._new: set[str] = set()
+
+    def new_id(self) -> str:
+        """Return the id of a task that is about to be saved. Until then it is not looked for in the database."""
+        made = str(uuid.uuid4())
+        self._new.add(made)
+        return made
 
     @override
     async def save(self, task: Task, context: ServerCallContext) -> None:
@@ -79,18 +102,31 @@ class A2aTasks(TaskStore):
         known = self._live.get(task.id)
         if known is None or known.state != state:
             awaited = self._awaited.pop(task.id, None)
+            stored = task
+            if known is None and task.id in self._beginning:
+                stored, state = _begun(task), _WORKING
             try:
-                await self.store(task, owner)
+                await self.store(stored, owner)
             except BaseException:
                 _tell(awaited, kept=False)
                 raise
+            finally:
+                self._new.discard(task.id)
+                self._beginning.discard(task.id)
             _tell(awaited, kept=True)
         self._live[task.id] = _Live(owner, task, state)
         if task.status.state in _AT_REST:
             self.drop(task.id)
 
-    def expect(self, task_id: str) -> asyncio.Future[bool]:
-        """Return what becomes true when a task is saved next, or false when that fails."""
+    def expect(self, task_id: str, *, begins: bool) -> asyncio.Future[bool]:
+        """Return what becomes true when a task is saved next, or false when that fails.
+
+        Args:
+            task_id: The task.
+            begins: A new one is stored as working right away, since it begins as soon as that is done.
+        """
+        if begins:
+            self._beginning.add(task_id)
         awaited = self._awaited[task_id] = asyncio.get_running_loop().create_future()
         return awaited
 
@@ -114,6 +150,8 @@ class A2aTasks(TaskStore):
         """Note that no call here answers for a task any more."""
         self._live.pop(task_id, None)
         self._awaited.pop(task_id, None)
+        self._beginning.discard(task_id)
+        self._new.discard(task_id)
 
     @override
     async def get(self, task_id: str, context: ServerCallContext) -> Task | None:
@@ -121,7 +159,7 @@ class A2aTasks(TaskStore):
         live = self._live.get(task_id)
         if live is not None:
             return _copy(live.task) if live.owner == owner else None
-        if "\0" in task_id:
+        if task_id in self._new or "\0" in task_id:
             return None
         sql = "SELECT id, holder, updated_at, body FROM apflow_a2a_tasks WHERE id = :id AND owner = :owner"
         params = {"id": task_id, "owner": owner}
@@ -224,6 +262,12 @@ def _is_progress(message: Any) -> bool:
     return bool(message.role == Role.ROLE_AGENT) and str(message.message_id).startswith(PROGRESS)
 
 
+def _begun(task: Task) -> Task:
+    made = _copy(task)
+    made.status.CopyFrom(status(TaskState.TASK_STATE_WORKING))
+    return made
+
+
 def _copy(task: Task) -> Task:
     made = Task()
     made.CopyFrom(task)
@@ -250,6 +294,7 @@ def _read_token(token: str) -> tuple[datetime, str]:
     try:
         updated, task_id = json.loads(base64.urlsafe_b64decode(token.encode()))
         found = datetime.fromisoformat(updated).astimezone(UTC), checked_id("page token", task_id)
-    except (ValueError, TypeError):
+        task_id.encode()
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise InvalidParamsError(message="this page token is not one of ours") from None
     return found

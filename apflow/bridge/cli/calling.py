@@ -79,7 +79,7 @@ def write_result(value: Any) -> None:
 
 
 def _write_envelope(run_id: str | None, status: str, **end: Any) -> None:
-    sys.stdout.write(to_json({"run_id": run_id, "status": status, **end}) + "\n")
+    write_result({"run_id": run_id, "status": status, **end})
 
 
 def _status(error: Failed) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,13 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
     text = json.dumps(value, indent=indent, default=_plain, ensure_ascii=encoding != "utf8")
     # Half of a surrogate pair is no text that could be encoded.
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    # JSON escapes some of what steers terminals, not all. Outside its strings there is nothing but ASCII and new lines.
+    return _STEERING.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+#: Control characters beyond those of JSON, and what ends lines or turns the direction of text.
+_STEERING = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def write_json(value: Any) -> None:

@@ -10,7 +10,7 @@ import click
 from apflow.bridge.cli.database import database_option
 from apflow.bridge.cli.exits import Failed
 from apflow.bridge.cli.options import app_option
-from apflow.bridge.cli.output import json_option, write_json, write_table
+from apflow.bridge.cli.output import json_option, visible, write_json, write_table
 
 
 @click.command("recover")
@@ -36,7 +36,7 @@ def recover(*, app: str | None, everything: bool, database_url: str | None, as_j
         write_table(columns, [(row.id, row.name, status_of(row)) for row in rows], nothing="nothing to carry on")
         if unknown:
             names = ", ".join(sorted(set(unknown)))
-            click.echo(f"left alone, because this app does not have their tasks: {names}", err=True)
+            click.echo(f"left alone, because this app does not have their tasks: {visible(names)}", err=True)
     left = [row for row in rows if row.status != "completed"]
     if left:
         error = Failed("failed", f"{len(left)} of {len(rows)} did not complete; `apflow runs show ID` has more")

@@ -13,6 +13,7 @@ import click
 from apflow.bridge.cli.budgets import budget
 from apflow.bridge.cli.database import database
 from apflow.bridge.cli.exits import Failed, epilog, failed
+from apflow.bridge.cli.output import visible
 from apflow.bridge.cli.recovering import recover
 from apflow.bridge.cli.running import run
 from apflow.bridge.cli.runs import runs
@@ -49,7 +50,8 @@ class Root(click.Group):
     def _told(self, ctx: click.Context, error: Failed) -> Failed:
         error.as_json = ctx.meta["apflow.json"]
         if ctx.params.get("traceback"):
-            click.echo(error.trace or "".join(traceback.format_exception(error)), err=True)
+            trace = error.trace or "".join(traceback.format_exception(error))
+            click.echo("\n".join(map(visible, trace.split("\n"))), err=True)
         return error
 
 

@@ -14,6 +14,11 @@ from apflow.bridge.cli.exits import Failed
 if TYPE_CHECKING:
     from apflow.bridge.cli.loading import App
 
+#: What they say of each request and session would hide what the app says.
+_TALKATIVE = ("mcp", "a2a", "uvicorn", "httpx")
+#: Whoever has one token can try out shorter keys at leisure (RFC 7518, 3.2).
+_KEY_BYTES = 32
+
 
 @click.command("serve")
 @click.argument("app", metavar="APP", envvar="APFLOW_APP")
@@ -54,6 +59,8 @@ def serve(
         _check_alone(options["host"])
     auth = _auth(token_env, jwt_key_env)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     loaded = load(app, database_url)
     target = _with_engine(loaded) if engine else loaded.target
     _serve(loaded, target, database_url, {**options, "tags": list(options["tags"]) or None, "auth": auth})
@@ -100,7 +107,7 @@ def _auth(token_env: str | None, jwt_key_env: str | None) -> Any:
     """Return who may call, made of what stands in the environment.
 
     Raises:
-        Failed: Nothing stands there, or both were asked for.
+        Failed: Nothing stands there, the key is too short, or both were asked for.
     """
     if token_env and jwt_key_env:
         raise Failed("usage", "--token-env and --jwt-key-env are two ways to know callers; give one")
@@ -112,6 +119,9 @@ def _auth(token_env: str | None, jwt_key_env: str | None) -> Any:
         raise Failed("usage", f"the environment variable {name} is empty; put the secret there")
     if token_env:
         return secret
+    if len(secret.encode()) < _KEY_BYTES:
+        text = f"the key in {name} has less than {_KEY_BYTES} bytes, so it can be guessed; make a longer one"
+        raise Failed("usage", text)
     from apcore_mcp.auth import JWTAuthenticator
 
-    return JWTAuthenticator(secret)
+    return JWTAuthenticator(secret, require_claims=["sub", "exp"])

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import anyio
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
+from apflow.bridge.bodies import LARGEST_BODY
+from apflow.bridge.mcp.quiet import quiet
 from apflow.bridge.mcp.server import ToolServer
 from apflow.bridge.mcp.session import Session, session
-from apflow.bridge.mcp.stdio import run_stdio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from starlette.types import Message, Receive, Scope, Send
 
     from apflow.bridge.door import Door
 
-__all__ = ["McpApp", "run_stdio"]
-
 #: A session without any request for so long is forgotten.
 IDLE_SECONDS = 30 * 60
+#: So many sessions a caller who is known has at most, so that there is room for others.
+MOST_SESSIONS = 1000
 _ERROR = 400
 # Host and Origin are checked in front of all doors, not of this one only.
 _UNGUARDED = TransportSecuritySettings(enable_dns_rebinding_protection=False)
@@ -37,7 +36,8 @@ class McpApp:
     """Serves the modules of a door to MCP clients.
 
     A session belongs to the caller who opened it. A call that somebody else sends with its id is that caller's own: it
-    gets its answer on its own request, and nothing of the session.
+    gets its answer on its own request, and nothing of the session. Who opens more than `MOST_SESSIONS` loses the one of
+    theirs that was used least recently.
 
     Args:
         door: Through which every call goes.
@@ -56,11 +56,16 @@ class McpApp:
     async def running(self) -> AsyncIterator[None]:
         """Accept clients inside this block. Leaving it ends their sessions; what they had called goes on."""
         self._manager = StreamableHTTPSessionManager(
-            self._server, security_settings=_UNGUARDED, session_idle_timeout=IDLE_SECONDS
+            self._server,
+            security_settings=_UNGUARDED,
+            session_idle_timeout=IDLE_SECONDS,
+            max_request_body_size=LARGEST_BODY,
         )
-        self._single = StreamableHTTPSessionManager(self._server, security_settings=_UNGUARDED, stateless=True)
+        self._single = StreamableHTTPSessionManager(
+            self._server, security_settings=_UNGUARDED, stateless=True, max_request_body_size=LARGEST_BODY
+        )
         try:
-            with _quiet(), self._server.changes.of(self._door.registry):
+            with quiet(), self._server.changes.of(self._door.registry):
                 async with self._single.run(), self._manager.run():
                     yield
         finally:
@@ -83,6 +88,8 @@ class McpApp:
             return
         known = self._sessions.get(session_id)
         if known is None or known.owner == caller:
+            if known is not None:
+                self._sessions[session_id] = self._sessions.pop(session_id)  # now it is the last one
             await self._manager.handle_request(scope, receive, send)
         elif scope["method"] == "POST":
             await self._single.handle_request(scope, receive, send)
@@ -108,20 +115,21 @@ class McpApp:
             await manager.handle_request(scope, receive, noting)
         finally:
             session.reset(token)
+        if mine.id is not None and mine.owner is not None:
+            await self._make_room(manager, mine.owner, scope)
+
+    async def _make_room(self, manager: StreamableHTTPSessionManager, owner: str, scope: Scope) -> None:
+        """End the sessions that this caller has too many, as they would do it themselves."""
+        theirs = [one for one, known in self._sessions.items() if known.owner == owner]
+        for session_id in theirs[: max(0, len(theirs) - MOST_SESSIONS)]:
+            self._sessions.pop(session_id, None)
+            headers = [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())]
+            await manager.handle_request({**scope, "method": "DELETE", "headers": headers}, _empty, _unheard)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the SDK from logging an error whenever a client says good-bye."""
-    source, unalarmed = logging.getLogger("mcp.server.streamable_http"), _Unalarmed()
-    source.addFilter(unalarmed)
-    try:
-        yield
-    finally:
-        source.removeFilter(unalarmed)
+async def _empty() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
-class _Unalarmed(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Drop what says that a stream of a session was closed, which is how each of them ends."""
-        return record.exc_info is None or not isinstance(record.exc_info[1], anyio.ClosedResourceError)
+async def _unheard(_message: Message) -> None:
+    """Tell nobody."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import anyio.lowlevel
 from mcp import types
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.shared.session import RequestResponder
@@ -106,4 +107,6 @@ class ToolServer(Server[Any, Any]):
     async def _call(self, request: types.CallToolRequest) -> types.ServerResult:
         module_id = self._toolbox.module_id(request.params.name)
         result = await self._calls.call(module_id, request.params, self.request_context, session.get())
+        # What was cancelled at this very moment has its answer; the SDK ends the whole session at a second one.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         return types.ServerResult(result)

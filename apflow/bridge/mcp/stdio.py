@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 from mcp.server.stdio import stdio_server
 
+from apflow.bridge.mcp.quiet import quiet
 from apflow.bridge.mcp.server import ToolServer
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ async def run_stdio(door: Door, *, name: str, version: str) -> None:
         version: What the client shows.
     """
     server = ToolServer(door, name=name, version=version)
-    with _own_streams() as (source, sink), server.changes.of(door.registry):
+    with _own_streams() as (source, sink), quiet(), server.changes.of(door.registry):
         lines: Any = _Lines(source)
         texts: Any = _Texts(sink)
         async with stdio_server(lines, texts) as (read_stream, write_stream):

@@ -49,7 +49,7 @@ class Toolbox:
         for module_id, module in self._door.modules().items():
             known = self._made.get(module_id)
             fits = known is not None and known[0] is module
-            made[module_id] = known if known is not None and fits else (module, _described(module_id, module))
+            made[module_id] = known if known is not None and fits else (module, described(module_id, module))
         self._made = made
         return [tool for _, tool in made.values()]
 
@@ -63,7 +63,8 @@ class Toolbox:
         return self._cut.get(name, name)
 
 
-def _described(module_id: str, module: Any) -> types.Tool:
+def described(module_id: str, module: Any) -> types.Tool:
+    """Return a module as a tool, whatever it leaves out of what apcore asks for."""
     inputs, outputs = _schema(module, "input_schema"), _schema(module, "output_schema")
     return types.Tool(
         name=tool_name(module_id),
