@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from apflow.options import TaskDefinition
 
 ROOT = Path(__file__).parent.parent
+_OURS = (str(ROOT / "tests"), str(ROOT / "examples"))
 SERVER_FOLDER = pytest.StashKey[Path]()
 
 # How long an example takes says more about the machine than about the code.
@@ -69,14 +72,14 @@ def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _tasks_of_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No module of tests sees the tasks of another one: two of one name would be ambiguous, and both be served."""
+    """A module of tests sees its own tasks and those of modules that it imports: two of one name would be ambiguous."""
     before = _known_tasks()
-    mine = request.node.path.stem
-    for there in definition._known.values():
-        for key, one in list(there.items()):
-            stem = one.fn.__module__.rpartition(".")[2]
-            if stem.startswith("test_") and stem != mine:
-                del there[key]
+    mine = _modules_behind(request.module)
+    for name, there in list(definition._known.items()):
+        left = {key: one for key, one in there.items() if one.fn.__module__ in mine or one.origin.startswith("apflow.")}
+        definition._known[name] = left
+        if not left:
+            del definition._known[name]
     yield
     definition._known.clear()
     definition._known.update(before)
@@ -89,6 +92,30 @@ def _own_tasks() -> Iterator[None]:
     yield
     definition._known.clear()
     definition._known.update(before)
+
+
+def _modules_behind(module: ModuleType) -> set[str]:
+    """Return the names of a module of tests and of what it takes from this project's other modules, at any remove."""
+    found: set[str] = set()
+    waiting = [module.__name__]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and not name.startswith(("apflow.", "tests.conftest")):
+            found.add(name)
+            values = list(vars(sys.modules[name]).values()) if name == module.__name__ or _is_ours(name) else []
+            behind = (one.__name__ if isinstance(one, ModuleType) else _module_of(one) for one in values)
+            waiting += [one for one in behind if _is_ours(one)]
+    return found
+
+
+def _module_of(value: object) -> str:
+    found = getattr(value, "__module__", None)
+    return found if isinstance(found, str) else ""
+
+
+def _is_ours(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and str(getattr(module, "__file__", None) or "").startswith(_OURS)
 
 
 def _known_tasks() -> dict[str, dict[tuple[str, str, str], TaskDefinition]]:
