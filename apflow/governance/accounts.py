@@ -61,11 +61,13 @@ class Account:
         lazy: It has no row before something is used or held.
         limit, settled, reserved, overrun: As the database had them.
         unflushed: What was reported in this process beyond all holds and is not stored yet.
+        heard: How often this process has heard of it from its own commits.
     """
 
     __slots__ = (
         "__weakref__",
         "end",
+        "heard",
         "id",
         "lazy",
         "limit",
@@ -82,6 +84,7 @@ class Account:
         self.id = account_id(line, start)
         self.lazy = False
         self.limit, self.settled, self.reserved, self.overrun, self.unflushed = line.limit, 0, 0, 0, 0
+        self.heard = 0
 
     @property
     def left(self) -> int:

@@ -88,8 +88,9 @@ class Governor:
         live = self.accounts.live()
         for start in range(0, len(live), CHUNK):
             chunk = {account.id: account for account in live[start : start + CHUNK]}
+            heard = {one: account.heard for one, account in chunk.items()}
             rows = self.store.read_blocking(functools.partial(read_accounts, ids=list(chunk)))
-            self.known.refresh(rows, chunk)
+            self.known.refresh(rows, chunk, heard)
 
     def sweep_blocking(self) -> int:
         """Do what `sweep` does, from a thread without an event loop."""

@@ -34,7 +34,7 @@ class Known:
     def granted(self, admission: Admission) -> Hold | None:
         """Learn from an admission that is committed, and return the reservation that it made."""
         with self.lock:
-            _learn(admission.rows, admission.accounts)
+            _hear(admission.rows, admission.accounts)
             self._learn_holds(admission.holds)
             if not admission.left:
                 return None
@@ -43,10 +43,18 @@ class Known:
             self._holds[hold.id] = hold
             return hold
 
-    def refresh(self, rows: Mapping[str, AccountRow], accounts: Mapping[str, Account]) -> None:
-        """Learn from accounts that were just read."""
+    def refresh(
+        self, rows: Mapping[str, AccountRow], accounts: Mapping[str, Account], heard: Mapping[str, int]
+    ) -> None:
+        """Learn from accounts that were just read, but for those that a commit of this process has told of meanwhile.
+
+        Args:
+            rows: What was read.
+            accounts: By id.
+            heard: What their `heard` was before that.
+        """
         with self.lock:
-            _learn(rows, accounts)
+            _learn(rows, {one: account for one, account in accounts.items() if account.heard == heard[one]})
 
     def judge(self, event: Event) -> BudgetExhaustedError | None:
         """Take usage off what is known to be held or left; return the error of an account that has too little.
@@ -82,7 +90,7 @@ class Known:
                     hold.queued[one] -= amount
             accounts = {one: account for event in settlement.events for one, account in event.accounts.items()}
             accounts |= {one: account for hold in settlement.ending for one, account in hold.accounts.items()}
-            _learn(settlement.rows, accounts)
+            _hear(settlement.rows, accounts)
             self._learn_holds(settlement.left)
 
     def _learn_holds(self, left: Mapping[tuple[str, str], int]) -> None:
@@ -121,3 +129,10 @@ def _learn(rows: Mapping[str, AccountRow], accounts: Mapping[str, Account]) -> N
         if account is not None:
             account.limit, account.settled = row.limit, row.settled
             account.reserved, account.overrun = row.reserved, row.overrun
+
+
+def _hear(rows: Mapping[str, AccountRow], accounts: Mapping[str, Account]) -> None:
+    """Learn from a commit of this process: what was read before it is old."""
+    _learn(rows, accounts)
+    for one in rows.keys() & accounts.keys():
+        accounts[one].heard += 1

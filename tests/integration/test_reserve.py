@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,36 @@ async def spend(tokens: int) -> None:
 
 
 # -- a block -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_read_before_a_reservation_does_not_hide_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @apflow.task(budget=SHARED)
+    async def work() -> list[Any]:
+        meter = apflow.current()._state.meter
+        assert meter is not None
+        read = meter.governor.store.read_blocking
+        was_read, has_reserved = threading.Event(), threading.Event()
+
+        def slow(fn: Callable[[Any], Any]) -> Any:
+            found = read(fn)
+            was_read.set()
+            assert has_reserved.wait(60)
+            return found
+
+        monkeypatch.setattr(meter.governor.store, "read_blocking", slow)
+        refreshing = asyncio.create_task(asyncio.to_thread(meter.governor.refresh_blocking))
+        await asyncio.to_thread(was_read.wait, 60)
+        async with apflow.reserve(tokens=300):
+            has_reserved.set()
+            await refreshing
+            seen = [apflow.current().budget.remaining("tokens")]
+        monkeypatch.undo()
+        await asyncio.to_thread(meter.governor.refresh_blocking)
+        return [*seen, apflow.current().budget.remaining("tokens")]
+
+    assert await work() == [1000, 1000]
 
 
 async def test_a_block_holds_its_amount_and_gives_the_rest_back(runtime: Runtime) -> None:
