@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from apcore import Context, errors
+from apcore import Context, Registry, errors
 
 from apflow.bridge.calling import Calling, calling
 from apflow.bridge.live import LiveRegistry
@@ -19,7 +19,7 @@ from apflow.runtime import Runtime, runtime
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from apcore import ACL, ApprovalHandler, Identity, Registry
+    from apcore import ACL, ApprovalHandler, Identity
 
     from apflow.state import Listener
 
@@ -155,8 +155,6 @@ def resolve(target: Target) -> tuple[Registry, Runtime]:
         TaskDefinitionError: A task in the list has an annotation without a form in JSON.
         ExecutorNotFoundError: One is a method.
     """
-    from apcore import Registry
-
     if target is None:
         target = runtime()
     if isinstance(target, Runtime):
@@ -173,8 +171,6 @@ def resolve(target: Target) -> tuple[Registry, Runtime]:
 
 
 def _of_tasks(tasks: Iterable[Any]) -> tuple[Registry, Runtime]:
-    from apcore import Registry
-
     tasks = list(dict.fromkeys(tasks))
     if not tasks:
         raise ValueError("there is no task in this list, so there is nothing to serve")

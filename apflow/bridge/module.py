@@ -19,6 +19,7 @@ from apflow.calls import prepare
 from apflow.engine.executors import Executor
 from apflow.engine.inputs import inputs_of
 from apflow.errors import KeyConflictError
+from apflow.storage.outlive import outlive
 from apflow.storage.scalars import decode
 from apflow.submission import submit_call
 
@@ -157,23 +158,17 @@ class RunModule(ABC):
     async def _submitted(self, call: Call, calling: Calling) -> Run[Any]:
         """Store and start the run; a caller who leaves meanwhile leaves a whole run behind, or none."""
         submitting = asyncio.ensure_future(submit_call(call))
-        left: asyncio.CancelledError | None = None
-        while not submitting.done():
-            try:
-                await asyncio.wait([submitting])
-            except asyncio.CancelledError as error:
-                left = error
-        if left is not None and (submitting.cancelled() or submitting.exception() is not None):
-            raise left
         try:
-            run = submitting.result()
+            run = await outlive(submitting)
+        except asyncio.CancelledError:
+            if not submitting.cancelled() and submitting.exception() is None:
+                calling.begin(submitting.result().id)
+            raise
         except KeyConflictError as error:
             if error.run_id == calling.run_id:
                 raise refusal("conflict", "there is a task with this id already") from None
             raise
         calling.begin(run.id)
-        if left is not None:
-            raise left
         return run
 
     async def _cancel(self, run_id: str) -> None:
